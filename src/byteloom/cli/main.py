@@ -1,0 +1,50 @@
+"""`byteloom`: the entry point that gathers the verbs and turns errors into one sentence."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from byteloom import __version__
+from byteloom.cli.console import err
+from byteloom.errors import ByteloomError
+
+app = typer.Typer(
+    name="byteloom",
+    help="Any bytes into compact token sequences; sequence models trained on them and run fast.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"byteloom {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. Exit status: 0 done, 2 the user must change something, 130 interrupted."""
+    try:
+        app()
+    except ByteloomError as error:
+        err.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("interrupted; finished parts are kept, run the same command again to go on")
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has gone
+        sys.stderr.close()
+        sys.exit(0)

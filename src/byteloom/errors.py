@@ -1,0 +1,24 @@
+"""Errors that a user can cause.
+
+Each carries one sentence that says what is wrong and what to do. The command line prints that sentence and
+exits with 2; a library caller catches them as the `ValueError` or `OSError` that they also are.
+"""
+
+
+class ByteloomError(Exception):
+    """Base of every error that byteloom raises on purpose."""
+
+
+class InvalidInputError(ByteloomError, ValueError):
+    """An argument, or the content of an input, cannot be used."""
+
+
+class FileError(ByteloomError, OSError):
+    """A file or folder cannot be read or written."""
+
+
+class MissingExtraError(ByteloomError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; run: pip install 'byteloom[{extra}]'")
