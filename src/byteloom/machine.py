@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, memory, versions. Stored beside every number that was measured."""
+"""What a measurement was made on: processor, memory, versions; stored beside every measured number."""
 
 from __future__ import annotations
 
