@@ -24,16 +24,16 @@ def render_hex(
 ) -> Group:
     """Offset, hex and ASCII columns of the part of `data` that `spans` cover; a bar opens each token.
 
-    `spans` are (start, end, id) as from `token_spans` or `id_spans`. The name of a section stands above the row
-    in which it begins. Without colour the bars alone show the boundaries.
+    `spans` are (start, end, id) as from `token_spans` or `id_spans`. A section's name stands above the row in
+    which it begins. Without colour the bars alone show the boundaries.
     """
     from byteloom.tokenize.segments import hex_rows, printable
 
     view = memoryview(data).cast("B")
     lines: list[Text] = []
     for row in hex_rows(spans, sections=sections, width=width):
-        lines += [Text(f"  {name}", style="bold") for name in row.sections]
-        line = Text(f"{row.offset:08x} ", style="dim")
+        lines += [Text(f"  {_harmless(name)}", style="bold") for name in row.sections]
+        line = Text.assemble((f"{row.offset:08x} ", "dim"))
         ascii_column = Text()
         at = row.offset
         for run in row.runs:
@@ -48,3 +48,8 @@ def render_hex(
         line.append("   " * (row.offset + width - at) + "  ")
         lines.append(line.append_text(ascii_column))
     return Group(*lines)
+
+
+def _harmless(name: str) -> str:
+    """A name out of a file, without the control characters that could drive the terminal."""
+    return "".join(c if c.isprintable() else "·" for c in name)
