@@ -1,3 +1,8 @@
 #include <nanobind/nanobind.h>
 
-NB_MODULE(_native, module) { module.doc() = "byteloom's native kernels."; }
+#include "bindings/bpe.hpp"
+
+NB_MODULE(_native, module) {
+    module.doc() = "byteloom's native kernels.";
+    byteloom::bind_bpe(module);
+}

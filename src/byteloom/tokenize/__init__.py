@@ -1,0 +1,18 @@
+"""Bytes to token ids and back: training, encoding, files. No torch here.
+
+`ByteTokenizer`, the transformers face of these tokenizers, is in `byteloom.tokenize.hf`.
+"""
+
+from byteloom.tokenize.bpe import BPE, Training, available_threads, byte_tokenizer, load_tokenizer, train_bpe
+from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
+
+__all__ = [
+    "BPE",
+    "SPECIAL_TOKENS",
+    "TokenizerTables",
+    "Training",
+    "available_threads",
+    "byte_tokenizer",
+    "load_tokenizer",
+    "train_bpe",
+]

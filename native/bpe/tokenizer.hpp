@@ -1,0 +1,210 @@
+// One tokenizer: the faster encoder that its merges allow, and the bytes of every id.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <unordered_map>
+#include <variant>
+#include <vector>
+
+#include "bpe/encoder.hpp"
+#include "bpe/heap_encoder.hpp"
+#include "bpe/stream.hpp"
+
+namespace byteloom {
+
+class Tokenizer {
+  public:
+    // Public ids throughout: byte_ids[256], and left, right, result by rank. `texts` gives the bytes of every
+    // id (empty for ids without bytes). The merges must name known tokens; the caller has checked that.
+    Tokenizer(const std::array<uint32_t, 256>& byte_ids, std::vector<uint32_t> left,
+              std::vector<uint32_t> right, std::vector<uint32_t> result,
+              const std::vector<std::string>& texts)
+        : byte_ids_(byte_ids) {
+        set_texts(texts);
+        if (!build_interval_encoder(left, right, result)) {
+            general_.emplace(byte_ids_.data(), left, right, result);
+        }
+    }
+
+    bool is_exact_fast() const { return !general_.has_value(); }
+
+    template <class Emit>
+    void encode(const uint8_t* text, size_t size, Emit emit) const {
+        if (general_) return general_->encode(text, size, emit);
+        std::visit(
+            [&](const auto& encoder) {
+                IntervalStream stream(encoder);
+                const auto emit_public = [&](uint32_t token) { emit(public_ids_[token]); };
+                stream.feed(text, size, emit_public);
+                stream.finish(emit_public);
+            },
+            fast_);
+    }
+
+    // A text that comes in pieces. The general encoder has to see the whole of it first.
+    class Stream {
+      public:
+        explicit Stream(std::shared_ptr<const Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {
+            if (tokenizer_->general_) return;
+            if (const auto* narrow = std::get_if<IntervalEncoder<uint16_t>>(&tokenizer_->fast_)) {
+                narrow_.emplace(*narrow);
+            } else {
+                wide_.emplace(std::get<IntervalEncoder<uint32_t>>(tokenizer_->fast_));
+            }
+        }
+
+        std::vector<uint32_t> feed(const uint8_t* text, size_t size) {
+            std::vector<uint32_t> ids;
+            const auto emit = [&](uint32_t token) { ids.push_back(tokenizer_->public_ids_[token]); };
+            if (narrow_) {
+                narrow_->feed(text, size, emit);
+            } else if (wide_) {
+                wide_->feed(text, size, emit);
+            } else {
+                held_.insert(held_.end(), text, text + size);
+            }
+            return ids;
+        }
+
+        std::vector<uint32_t> finish() {
+            std::vector<uint32_t> ids;
+            const auto emit = [&](uint32_t token) { ids.push_back(tokenizer_->public_ids_[token]); };
+            if (narrow_) {
+                narrow_->finish(emit);
+            } else if (wide_) {
+                wide_->finish(emit);
+            } else {
+                tokenizer_->general_->encode(held_.data(), held_.size(),
+                                             [&](uint32_t id) { ids.push_back(id); });
+                held_.clear();
+            }
+            return ids;
+        }
+
+      private:
+        std::shared_ptr<const Tokenizer> tokenizer_;
+        std::optional<IntervalStream<uint16_t>> narrow_;
+        std::optional<IntervalStream<uint32_t>> wide_;
+        std::vector<uint8_t> held_;
+    };
+
+    size_t vocab_size() const { return offsets_.size() - 1; }
+
+    // Bytes that `ids` stand for; `bad` is set to the position of the first id that is not in the vocabulary.
+    size_t decoded_size(const uint32_t* ids, size_t size, std::optional<size_t>& bad) const {
+        size_t bytes = 0;
+        for (size_t i = 0; i < size; ++i) {
+            if (ids[i] >= vocab_size()) {
+                bad = i;
+                return 0;
+            }
+            bytes += offsets_[ids[i] + 1] - offsets_[ids[i]];
+        }
+        return bytes;
+    }
+
+    // Writes the bytes of `ids` to `out`, which has kSlack bytes more than decoded_size says.
+    void decode(const uint32_t* ids, size_t size, uint8_t* out) const {
+        for (size_t i = 0; i < size; ++i) {
+            const size_t offset = offsets_[ids[i]], length = offsets_[ids[i] + 1] - offset;
+            // Most tokens are short: one copy of fixed size is faster than one of the exact size.
+            if (length <= kSlack) {
+                std::memcpy(out, blob_.data() + offset, kSlack);
+            } else {
+                std::memcpy(out, blob_.data() + offset, length);
+            }
+            out += length;
+        }
+    }
+
+    static constexpr size_t kSlack = 16;  // bytes
+
+  private:
+    void set_texts(const std::vector<std::string>& texts) {
+        offsets_.reserve(texts.size() + 1);
+        for (const auto& text : texts) {
+            offsets_.push_back(blob_.size());
+            blob_ += text;
+        }
+        offsets_.push_back(blob_.size());
+        blob_.append(kSlack, '\0');
+    }
+
+    bool build_interval_encoder(const std::vector<uint32_t>& left, const std::vector<uint32_t>& right,
+                                const std::vector<uint32_t>& result) {
+        std::unordered_map<uint32_t, uint32_t> internal;
+        internal.reserve(256 + left.size());
+        for (uint32_t b = 0; b < 256; ++b) internal.emplace(byte_ids_[b], b);
+        MergeList merges;
+        for (size_t k = 0; k < left.size(); ++k) {
+            const auto l = internal.find(left[k]), r = internal.find(right[k]);
+            if (l == internal.end() || r == internal.end()) return false;  // a part is younger than the whole
+            merges.left.push_back(l->second);
+            merges.right.push_back(r->second);
+            if (!internal.emplace(result[k], static_cast<uint32_t>(256 + k)).second)
+                return false;  // made twice
+        }
+        public_ids_.assign(byte_ids_.begin(), byte_ids_.end());
+        public_ids_.insert(public_ids_.end(), result.begin(), result.end());
+        if (try_build(merges)) return true;
+        // Foreign lists may hold rules that an earlier rule always forestalls. They never fire: go on without
+        // them.
+        drop_dead(merges);
+        return try_build(merges);
+    }
+
+    bool try_build(const MergeList& merges) {
+        // Node numbers run from 1 to the number of tokens, and the largest value is taken.
+        if (256 + merges.size() < 0xFFFF) return fast_.emplace<IntervalEncoder<uint16_t>>().build(merges);
+        return fast_.emplace<IntervalEncoder<uint32_t>>().build(merges);
+    }
+
+    // Removes every merge whose bytes, alone, do not encode to its token.
+    void drop_dead(MergeList& merges) {
+        std::array<uint32_t, 256> bytes{};
+        for (uint32_t b = 0; b < 256; ++b) bytes[b] = b;
+        std::vector<uint32_t> made(merges.size());
+        for (size_t k = 0; k < made.size(); ++k) made[k] = static_cast<uint32_t>(256 + k);
+        const HeapEncoder general(bytes.data(), merges.left, merges.right, made);
+        std::vector<std::string> text(256 + merges.size());
+        std::vector<uint32_t> renamed(256 + merges.size());
+        for (uint32_t b = 0; b < 256; ++b) {
+            text[b] = std::string(1, static_cast<char>(b));
+            renamed[b] = b;
+        }
+        MergeList alive;
+        std::vector<uint32_t> public_ids(byte_ids_.begin(), byte_ids_.end());
+        for (size_t k = 0; k < merges.size(); ++k) {
+            std::string& whole = text[256 + k];
+            whole = text[merges.left[k]] + text[merges.right[k]];
+            size_t tokens = 0;
+            uint32_t first = 0;
+            general.encode(reinterpret_cast<const uint8_t*>(whole.data()), whole.size(), [&](uint32_t id) {
+                if (tokens++ == 0) first = id;
+            });
+            if (tokens != 1 || first != 256 + k) continue;
+            // The parts of a rule that fires have fired before, so they are alive and renamed.
+            alive.left.push_back(renamed[merges.left[k]]);
+            alive.right.push_back(renamed[merges.right[k]]);
+            renamed[256 + k] = static_cast<uint32_t>(256 + alive.size() - 1);
+            public_ids.push_back(public_ids_[256 + k]);
+        }
+        merges = std::move(alive);
+        public_ids_ = std::move(public_ids);
+    }
+
+    std::array<uint32_t, 256> byte_ids_;
+    std::vector<uint32_t> public_ids_;  // by internal id
+    std::variant<IntervalEncoder<uint16_t>, IntervalEncoder<uint32_t>> fast_;
+    std::optional<HeapEncoder> general_;
+    std::vector<size_t> offsets_;  // into blob_, by public id
+    std::string blob_;
+};
+
+}  // namespace byteloom

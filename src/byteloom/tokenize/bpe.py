@@ -1,0 +1,460 @@
+"""Byte-pair encoding over arbitrary bytes: trained fast, encoded exactly, in nested vocabularies.
+
+Use it for executables and any other bytes that text tokenizers break on: no words, no normalisation, no escapes;
+decode(encode(x)) == x for every byte string.
+Source: Binary BPE, Bommarito 2025, arXiv 2511.17573; the merges are those of Sennrich et al. 2016, arXiv 1508.07909.
+Cost: training is linear in the tokens replaced (about 10 bytes of memory a byte of input); encoding is one pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from byteloom import _native
+from byteloom.errors import InvalidInputError
+from byteloom.files import StrPath
+from byteloom.tokenize.byte_alphabet import BYTE_CHARACTERS
+from byteloom.tokenize.tiktoken_ranks import read_tiktoken_ranks
+from byteloom.tokenize.tokenizer_json import (
+    SPECIAL_TOKENS,
+    TokenizerTables,
+    read_tokenizer_json,
+    write_tokenizer_json,
+)
+
+BytesLike = bytes | bytearray | memoryview | np.ndarray
+Ids = npt.NDArray[np.uint32]
+
+TRAINING_BYTES_PER_BYTE = 10  # peak memory of training, in bytes a byte of input
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a tokenizer was trained."""
+
+    documents: int
+    """Documents trained on, after the entropy filter and sampling."""
+    bytes: int
+    """Bytes in them."""
+    sampled_from: int
+    """Bytes offered before documents were sampled to fit the memory limit."""
+    seconds: float
+    """Wall time, reading included."""
+    counts: npt.NDArray[np.uint64]
+    """[n_merges] windows of each merged pair when it was chosen."""
+
+
+class BPE:
+    """A byte-level BPE tokenizer without pre-tokenization; encodes in merge order, exactly.
+
+    `merges` is uint32 [n, 2]: the two public ids that merge i joins. Ids are laid out as special tokens, then the
+    256 bytes, then the merges in training order. Foreign layouts come through `load` or `from_tables`.
+
+    >>> BPE([(7 + ord("a"), 7 + ord("b"))]).encode(b"abba")
+    array([263, 105, 104], dtype=uint32)
+    """
+
+    training: Training | None = None
+
+    def __init__(
+        self,
+        merges: npt.ArrayLike = (),
+        special_tokens: Sequence[str] | None = None,
+    ) -> None:
+        names = SPECIAL_TOKENS if special_tokens is None else tuple(special_tokens)
+        if len(set(names)) != len(names):
+            raise InvalidInputError(f"special tokens must differ from each other; got {', '.join(names)}")
+        pairs = np.asarray(merges, dtype=np.uint32).reshape(-1, 2)
+        first = len(names) + 256
+        results = np.arange(first, first + len(pairs), dtype=np.uint32)
+        self._setup(
+            TokenizerTables(
+                byte_ids=np.arange(len(names), first, dtype=np.uint32),
+                merges=np.column_stack([pairs, results]).astype(np.uint32),
+                special_tokens={name: i for i, name in enumerate(names)},
+                vocab_size=first + len(pairs),
+            )
+        )
+
+    @classmethod
+    def from_tables(cls, tables: TokenizerTables) -> BPE:
+        """A tokenizer with any layout of ids, such as one read from a file."""
+        self = cls.__new__(cls)
+        self._setup(tables)
+        return self
+
+    def _setup(self, tables: TokenizerTables) -> None:
+        self.tables = tables
+        known = tables.token_bytes()
+        texts = [known.get(token, b"") for token in range(tables.vocab_size)]
+        self._texts = texts
+        self._native = _native.BPETokenizer(tables.byte_ids.tolist(), tables.merges, texts)
+        if not self.is_exact_fast:
+            warnings.warn(
+                "the merge list is not one that BPE training produces; encoding is exact but slow",
+                stacklevel=3,
+            )
+
+    @property
+    def merges(self) -> npt.NDArray[np.uint32]:
+        """uint32 [n_merges, 2]: public ids of the parts of each merge, in merge order."""
+        return self.tables.merges[:, :2]
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]:
+        """Name and id of each special token."""
+        return self.tables.special_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, special tokens included."""
+        return self.tables.vocab_size
+
+    @property
+    def is_exact_fast(self) -> bool:
+        """Whether the fast encoder serves this merge list; the general one gives the same ids, slowly."""
+        return self._native.is_exact_fast
+
+    @cached_property
+    def token_lengths(self) -> npt.NDArray[np.uint32]:
+        """uint32 [vocab_size]: bytes that each id stands for; 0 for special tokens."""
+        return np.array([len(text) for text in self._texts], dtype=np.uint32)
+
+    @property
+    def max_token_bytes(self) -> int:
+        """Length of the longest token, in bytes."""
+        return int(self.token_lengths.max())
+
+    def __repr__(self) -> str:
+        return f"BPE(vocab_size={self.vocab_size}, merges={len(self.merges)}, longest={self.max_token_bytes} bytes)"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BPE):
+            return NotImplemented
+        mine, theirs = self.tables, other.tables
+        return (
+            np.array_equal(mine.byte_ids, theirs.byte_ids)
+            and np.array_equal(mine.merges, theirs.merges)
+            and mine.special_tokens == theirs.special_tokens
+            and mine.vocab_size == theirs.vocab_size
+            and mine.extra_tokens == theirs.extra_tokens
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"tables": self.tables, "training": self.training}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._setup(state["tables"])
+        self.training = state["training"]
+
+    def encode(self, data: BytesLike, *, add_special_tokens: bool = False) -> Ids:
+        """Token ids of `data`: uint32 [n]. `add_special_tokens` wraps them in <|start|> ... <|end|>.
+
+        Raises TypeError for a str or for anything that is not contiguous unsigned bytes.
+        """
+        ids = self._native.encode(data)
+        return self._wrap(ids) if add_special_tokens else ids
+
+    def encode_batch(
+        self, documents: Sequence[BytesLike], threads: int | None = None, *, add_special_tokens: bool = False
+    ) -> list[Ids]:
+        """`encode` for many documents, on `threads` threads (default: all cores)."""
+        batch = self._native.encode_batch(documents, available_threads(threads))
+        return [self._wrap(ids) for ids in batch] if add_special_tokens else batch
+
+    def encode_blocks(self, blocks: Iterable[BytesLike]) -> Iterator[Ids]:
+        """The ids of one text that comes in blocks, in pieces: together exactly `encode` of the whole.
+
+        Memory does not grow with the text (but see `is_exact_fast`: the general encoder has to hold it).
+        """
+        stream = _native.BPEStream(self._native)
+        for block in blocks:
+            ids = stream.feed(block)
+            if len(ids):
+                yield ids
+        ids = stream.finish()
+        if len(ids):
+            yield ids
+
+    def count(self, data: BytesLike) -> int:
+        """Number of tokens of `data`, without building their ids."""
+        return self._native.count(data)
+
+    def decode(self, ids: npt.ArrayLike, *, skip_special_tokens: bool = True) -> bytes:
+        """The bytes that `ids` stand for. Special tokens give nothing, or their names in UTF-8 when not skipped.
+
+        Raises InvalidInputError naming the first id outside the vocabulary and its position.
+        """
+        array = np.asarray(ids)
+        if array.size == 0:
+            return b""
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise InvalidInputError(
+                f"decode takes a one-dimensional array of integers; got {array.ndim} dimensions of {array.dtype}"
+            )
+        out_of_range = (array < 0) | (array >= self.vocab_size)
+        if out_of_range.any():
+            position = int(out_of_range.argmax())
+            raise InvalidInputError(
+                f"id {array[position]} at position {position} is not in the vocabulary of {self.vocab_size} tokens"
+            )
+        own = np.ascontiguousarray(array, dtype=np.uint32)
+        if skip_special_tokens:
+            return self._native.decode(own)
+        names = {token: name.encode() for name, token in self.special_tokens.items()}
+        parts, start = [], 0
+        for i in np.flatnonzero(np.isin(own, list(names))).tolist():
+            parts += [self._native.decode(own[start:i]), names[int(own[i])]]
+            start = i + 1
+        return b"".join([*parts, self._native.decode(own[start:])])
+
+    def decode_blocks(self, blocks: Iterable[npt.ArrayLike]) -> Iterator[bytes]:
+        """`decode` for ids that come in blocks."""
+        for ids in blocks:
+            yield self.decode(ids)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes of one id; a special token gives its name in UTF-8."""
+        if not 0 <= token < self.vocab_size:
+            raise InvalidInputError(f"id {token} is not in the vocabulary of {self.vocab_size} tokens")
+        return self._texts[token] or self._special_name.get(token, "").encode()
+
+    @cached_property
+    def _special_name(self) -> dict[int, str]:
+        return {token: name for name, token in self.special_tokens.items()}
+
+    def truncate(self, vocab_size: int) -> BPE:
+        """The member of the nested family with `vocab_size` ids: the ids below it keep their meaning."""
+        smallest = 1 + max([*self.tables.byte_ids.tolist(), *self.special_tokens.values()])
+        if not smallest <= vocab_size <= self.vocab_size:
+            raise InvalidInputError(
+                f"cannot cut a vocabulary of {self.vocab_size} to {vocab_size}; choose from {smallest} to "
+                f"{self.vocab_size}"
+            )
+        kept = self.tables.merges[:, 2] < vocab_size
+        member = BPE.from_tables(
+            TokenizerTables(
+                byte_ids=self.tables.byte_ids,
+                merges=np.ascontiguousarray(self.tables.merges[kept]),
+                special_tokens=self.tables.special_tokens,
+                vocab_size=vocab_size,
+                extra_tokens={i: text for i, text in self.tables.extra_tokens.items() if i < vocab_size},
+            )
+        )
+        member.training = self.training
+        return member
+
+    def save(self, path: StrPath) -> None:
+        """Write a Hugging Face tokenizer: a folder, or one file when `path` ends in .json."""
+        write_tokenizer_json(path, self.tables)
+
+    @classmethod
+    def load(cls, path: StrPath) -> BPE:
+        """Read a tokenizer folder, a tokenizer.json (ours, or an official Latin-1 one) or a .tiktoken rank file."""
+        read = read_tiktoken_ranks if Path(path).suffix == ".tiktoken" else read_tokenizer_json
+        return cls.from_tables(read(path))
+
+    def _wrap(self, ids: Ids) -> Ids:
+        try:
+            start, end = self.special_tokens["<|start|>"], self.special_tokens["<|end|>"]
+        except KeyError as error:
+            raise InvalidInputError(
+                f"this tokenizer has no {error.args[0]} token; encode without add_special_tokens"
+            ) from None
+        return np.concatenate([[start], ids, [end]]).astype(np.uint32)
+
+
+def byte_tokenizer() -> BPE:
+    """Raw bytes as a tokenizer: the special tokens and one id a byte; the baseline of every comparison."""
+    return BPE()
+
+
+def load_tokenizer(path: StrPath) -> BPE:
+    """`BPE.load`, and the name "bytes" for `byte_tokenizer()`."""
+    return byte_tokenizer() if os.fspath(path) == "bytes" else BPE.load(path)
+
+
+def train_bpe(
+    documents: Iterable[BytesLike],
+    *,
+    vocab_size: int = 16384,
+    min_frequency: int = 4,
+    max_token_length: int | None = 32,
+    chunk_size: int | None = None,
+    special_tokens: Sequence[str] = SPECIAL_TOKENS,
+    entropy: tuple[float, float] | None = None,
+    tie_break: Literal["bytes", "hf"] = "bytes",
+    threads: int | None = None,
+    memory_limit: int | None = None,
+    seed: int = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> BPE:
+    """Learn merges from documents: the most frequent adjacent pair first, exactly; the result depends on no thread.
+
+    documents: bytes-like, taken one at a time; merges never cross one. vocab_size: ids in all, special tokens and
+    bytes included. min_frequency: adjacent windows below which a pair is not merged. max_token_length: bytes.
+    chunk_size: cut documents every so many bytes first (8,192 gives the published tokenizers' chunks). entropy: keep
+    only chunks (or whole documents) whose order-0 entropy lies between two bounds, in bits a byte. tie_break: among
+    equally frequent pairs, the first by byte values, or in the order of Hugging Face `tokenizers`. threads: default
+    all cores. memory_limit: bytes; documents are sampled by `seed` so that training stays below it.
+    progress: called with ("reading" | "training", done, in all).
+
+    Raises InvalidInputError for arguments out of range and when no document has a byte. Warns, and returns the
+    true size, when the documents do not support `vocab_size`.
+
+    >>> train_bpe([b"banana" * 99], vocab_size=265, min_frequency=2).token_bytes(264)
+    b'anan'
+    """
+    smallest = len(special_tokens) + 256 + 1
+    if vocab_size < smallest:
+        raise InvalidInputError(
+            f"vocab_size {vocab_size} is too small: {len(special_tokens)} special tokens and 256 bytes leave room "
+            f"for merges from {smallest}"
+        )
+    for name, value, least in [
+        ("min_frequency", min_frequency, 1),
+        ("max_token_length", max_token_length, 2),
+        ("chunk_size", chunk_size, 2),
+    ]:
+        if value is not None and value < least:
+            raise InvalidInputError(f"{name} must be at least {least}; got {value}")
+    report = progress or (lambda what, done, total: None)
+    start = time.perf_counter()
+    symbol_of_byte = _tie_order(tie_break)
+    trainer = _native.BPETrainer(vocab_size - smallest + 1, symbol_of_byte.tolist())
+    reader = _Sampler(trainer, memory_limit, seed)
+    for piece in _pieces(documents, chunk_size, entropy):
+        reader.add(piece)
+        report("reading", reader.bytes_seen, 0)
+    if reader.bytes_kept == 0:
+        raise InvalidInputError("training needs at least one non-empty document")
+    forbidden = [name.encode() for name in special_tokens]
+    learned = trainer.train(
+        min_frequency,
+        max_token_length or 0,
+        available_threads(threads),
+        forbidden,
+        lambda done, total: report("training", done, total),
+    )
+    report("training", 1, 1)
+    # Internal ids are 0..255 in tie order and then the merges; public ones have the special tokens in front.
+    to_public = np.arange(256 + len(learned), dtype=np.uint32)
+    to_public[symbol_of_byte] = np.arange(256, dtype=np.uint32)
+    table = np.array(learned, dtype=np.uint64).reshape(-1, 3)
+    tokenizer = BPE(to_public[table[:, :2]] + np.uint32(len(special_tokens)), special_tokens)
+    tokenizer.training = Training(
+        documents=reader.documents_kept,
+        bytes=reader.bytes_kept,
+        sampled_from=reader.bytes_seen,
+        seconds=time.perf_counter() - start,
+        counts=table[:, 2],
+    )
+    if tokenizer.vocab_size < vocab_size:
+        last = int(table[-1, 2]) if len(table) else 0
+        warnings.warn(
+            f"the documents support {tokenizer.vocab_size} tokens, not {vocab_size}: after a last merge of {last} "
+            f"windows no pair was left with {min_frequency} or more; give more data or a smaller min_frequency",
+            stacklevel=2,
+        )
+    return tokenizer
+
+
+def available_threads(threads: int | None = None) -> int:
+    """`threads`, or the number of cores that this process may use."""
+    if threads is not None:
+        if threads < 1:
+            raise InvalidInputError(f"threads must be at least 1; got {threads}")
+        return threads
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _tie_order(tie_break: str) -> npt.NDArray[np.uint8]:
+    """[256] the internal id of each byte: ties between pairs go to the smaller internal ids."""
+    if tie_break == "bytes":
+        return np.arange(256, dtype=np.uint8)
+    if tie_break == "hf":  # Hugging Face numbers its initial alphabet by code point
+        rank = np.argsort([ord(character) for character in BYTE_CHARACTERS])
+        return np.argsort(rank).astype(np.uint8)
+    raise InvalidInputError(f'tie_break must be "bytes" or "hf"; got {tie_break!r}')
+
+
+def _pieces(
+    documents: Iterable[BytesLike], chunk_size: int | None, entropy: tuple[float, float] | None
+) -> Iterator[memoryview | BytesLike]:
+    """The documents, or the chunks of them, that pass the entropy filter."""
+    if chunk_size is None and entropy is None:
+        yield from documents
+        return
+    for document in documents:
+        view = memoryview(document)
+        step = chunk_size or max(1, len(view))
+        for start in range(0, len(view), step):
+            piece = view[start : start + step]
+            if entropy is None or entropy[0] <= _entropy(piece) <= entropy[1]:
+                yield piece
+
+
+def _entropy(data: memoryview) -> float:
+    counts = np.bincount(np.frombuffer(data, dtype=np.uint8), minlength=256)
+    share = counts[counts > 0] / len(data)
+    return float(-(share * np.log2(share)).sum())
+
+
+class _Sampler:
+    """Feeds a trainer and keeps it below a memory limit by a uniform, seeded choice of documents.
+
+    Every document has a number drawn from its index and the seed; those below a bar are kept. When memory runs out
+    the bar is halved, which drops some of the documents taken before.
+    """
+
+    def __init__(self, trainer: _native.BPETrainer, memory_limit: int | None, seed: int) -> None:
+        self.trainer = trainer
+        self.budget = None if memory_limit is None else memory_limit // TRAINING_BYTES_PER_BYTE
+        if self.budget is not None and self.budget < 1 << 20:
+            raise InvalidInputError(
+                f"a memory limit of {memory_limit} bytes is too small; training needs 10 MiB"
+            )
+        self.seed = seed
+        self.bar = 1.0
+        self.kept: list[tuple[float, int]] = []  # draw and size of each document in the trainer
+        self.bytes_seen = self.bytes_kept = self.documents_kept = 0
+
+    def add(self, document: BytesLike) -> None:
+        size = memoryview(document).nbytes
+        index = self.bytes_seen
+        self.bytes_seen += size
+        if self.budget is None:
+            self.trainer.add(document)
+            self.bytes_kept += size
+            self.documents_kept += 1
+            return
+        draw = self._draw(index)
+        if draw >= self.bar:
+            return
+        self.trainer.add(document)
+        self.kept.append((draw, size))
+        self.bytes_kept += size
+        while self.bytes_kept > self.budget and len(self.kept) > 1:
+            self.bar /= 2
+            keep = [draw < self.bar for draw, _ in self.kept]
+            self.trainer.retain(keep)
+            self.kept = [one for one, wanted in zip(self.kept, keep, strict=True) if wanted]
+            self.bytes_kept = sum(size for _, size in self.kept)
+        self.documents_kept = len(self.kept)
+
+    def _draw(self, index: int) -> float:
+        digest = hashlib.blake2b(f"{self.seed}:{index}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
