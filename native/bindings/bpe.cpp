@@ -163,8 +163,7 @@ class PyTrainer {
 }  // namespace
 
 void bind_bpe(nb::module_& module) {
-    nb::class_<Tokenizer>(module, "BPETokenizer",
-                          "Encoder and decoder of one merge list; all ids are public.")
+    nb::class_<Tokenizer>(module, "BPETokenizer", "Encoder and decoder of one merge list; all ids are public.")
         .def(nb::new_(&make_tokenizer), "byte_ids"_a, "merges"_a, "texts"_a,
              "byte_ids: 256 ids. merges: uint32 [n, 3], left, right and result in rank order. texts: bytes "
              "of each id.")
@@ -212,8 +211,7 @@ void bind_bpe(nb::module_& module) {
             "data"_a)
         .def("finish", [](Tokenizer::Stream& self) { return to_numpy(self.finish()); });
 
-    nb::class_<PyTrainer>(module, "BPETrainer",
-                          "Collects documents, then learns at most `merges` merges from them.")
+    nb::class_<PyTrainer>(module, "BPETrainer", "Collects documents, then learns at most `merges` merges from them.")
         .def(nb::init<size_t, const std::array<uint8_t, 256>&>(), "merges"_a, "symbol_of_byte"_a)
         .def("add", &PyTrainer::add, "document"_a)
         .def("retain", &PyTrainer::retain, "keep"_a)

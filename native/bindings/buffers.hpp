@@ -52,8 +52,7 @@ inline IdArray to_numpy(std::vector<uint32_t>&& ids) {
     auto owned = std::make_unique<std::vector<uint32_t>>(std::move(ids));
     uint32_t* data = owned->data();
     const size_t size = owned->size();
-    nb::capsule owner(owned.get(),
-                      [](void* vector) noexcept { delete static_cast<std::vector<uint32_t>*>(vector); });
+    nb::capsule owner(owned.get(), [](void* vector) noexcept { delete static_cast<std::vector<uint32_t>*>(vector); });
     owned.release();
     return IdArray(data, {size}, owner);
 }

@@ -68,8 +68,7 @@ class IntervalEncoder {
         }
         length_.assign(tokens + 1, 0);
         std::vector<uint32_t> bytes(tokens, 1);
-        for (size_t k = 0; k < merges.size(); ++k)
-            bytes[256 + k] = bytes[merges.left[k]] + bytes[merges.right[k]];
+        for (size_t k = 0; k < merges.size(); ++k) bytes[256 + k] = bytes[merges.left[k]] + bytes[merges.right[k]];
         for (size_t t = 0; t < tokens; ++t) length_[number_[t]] = bytes[t];
         longest_ = *std::max_element(bytes.begin(), bytes.end());
         for (size_t b = 0; b < 256; ++b) byte_node_[b] = number_[b];
@@ -80,11 +79,9 @@ class IntervalEncoder {
             ranges.clear();
             for (uint32_t child = first_child[t]; child != kNone; child = next_sibling[child]) {
                 ranges.push_back({interval_begin(merges, child),
-                                  interval_end(merges, child, first_child, next_sibling, end),
-                                  number_[child]});
+                                  interval_end(merges, child, first_child, next_sibling, end), number_[child]});
             }
-            std::sort(ranges.begin(), ranges.end(),
-                      [](const Range& a, const Range& b) { return a.begin < b.begin; });
+            std::sort(ranges.begin(), ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
             for (size_t i = 1; i < ranges.size(); ++i) {
                 if (ranges[i].begin < ranges[i - 1].end) return false;
             }
@@ -125,10 +122,9 @@ class IntervalEncoder {
 
     struct NodeTable {
         uint32_t children = 0;  // first of its ranges; one with begin == end == kLast follows the last
-        uint32_t buckets =
-            0;  // first of its buckets: offsets of the first range that ends in or after the bucket
-        uint32_t length = 0;  // bytes
-        uint32_t shift = 0;   // log2 of a bucket's width; 0 = few children, scan from the first range
+        uint32_t buckets = 0;   // first of its buckets: offsets of the first range that ends in or after the bucket
+        uint32_t length = 0;    // bytes
+        uint32_t shift = 0;     // log2 of a bucket's width; 0 = few children, scan from the first range
     };
 
     Node interval_begin(const MergeList& merges, uint32_t t) const { return number_[merges.left[t - 256]]; }

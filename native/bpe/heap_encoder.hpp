@@ -18,8 +18,8 @@ namespace byteloom {
 class HeapEncoder {
   public:
     // All ids are public. `left`, `right` and `result` have one entry a merge, in rank order.
-    HeapEncoder(const uint32_t* byte_ids, const std::vector<uint32_t>& left,
-                const std::vector<uint32_t>& right, const std::vector<uint32_t>& result)
+    HeapEncoder(const uint32_t* byte_ids, const std::vector<uint32_t>& left, const std::vector<uint32_t>& right,
+                const std::vector<uint32_t>& result)
         : byte_ids_(byte_ids, byte_ids + 256) {
         rules_.reserve(left.size());
         for (size_t rank = 0; rank < left.size(); ++rank) {
@@ -68,9 +68,7 @@ class HeapEncoder {
         uint32_t rank;
         size_t at;
         uint32_t left, right;
-        bool operator>(const Candidate& other) const {
-            return rank != other.rank ? rank > other.rank : at > other.at;
-        }
+        bool operator>(const Candidate& other) const { return rank != other.rank ? rank > other.rank : at > other.at; }
     };
 
     static uint64_t key(uint32_t left, uint32_t right) { return (uint64_t{left} << 32) | right; }

@@ -22,9 +22,8 @@ class Tokenizer {
   public:
     // Public ids throughout: byte_ids[256], and left, right, result by rank. `texts` gives the bytes of every
     // id (empty for ids without bytes). The merges must name known tokens; the caller has checked that.
-    Tokenizer(const std::array<uint32_t, 256>& byte_ids, std::vector<uint32_t> left,
-              std::vector<uint32_t> right, std::vector<uint32_t> result,
-              const std::vector<std::string>& texts)
+    Tokenizer(const std::array<uint32_t, 256>& byte_ids, std::vector<uint32_t> left, std::vector<uint32_t> right,
+              std::vector<uint32_t> result, const std::vector<std::string>& texts)
         : byte_ids_(byte_ids) {
         set_texts(texts);
         if (!build_interval_encoder(left, right, result)) {
@@ -80,8 +79,7 @@ class Tokenizer {
             } else if (wide_) {
                 wide_->finish(emit);
             } else {
-                tokenizer_->general_->encode(held_.data(), held_.size(),
-                                             [&](uint32_t id) { ids.push_back(id); });
+                tokenizer_->general_->encode(held_.data(), held_.size(), [&](uint32_t id) { ids.push_back(id); });
                 held_.clear();
             }
             return ids;
@@ -147,8 +145,7 @@ class Tokenizer {
             if (l == internal.end() || r == internal.end()) return false;  // a part is younger than the whole
             merges.left.push_back(l->second);
             merges.right.push_back(r->second);
-            if (!internal.emplace(result[k], static_cast<uint32_t>(256 + k)).second)
-                return false;  // made twice
+            if (!internal.emplace(result[k], static_cast<uint32_t>(256 + k)).second) return false;  // made twice
         }
         public_ids_.assign(byte_ids_.begin(), byte_ids_.end());
         public_ids_.insert(public_ids_.end(), result.begin(), result.end());

@@ -93,8 +93,7 @@ class SlotBuffer {
     // Random walks over a sequence of hundreds of megabytes miss the TLB at every step with 4 KiB pages.
     void prefer_huge_pages() {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-        const uintptr_t page = 2u << 20,
-                        begin = (reinterpret_cast<uintptr_t>(data_) + page - 1) & ~(page - 1);
+        const uintptr_t page = 2u << 20, begin = (reinterpret_cast<uintptr_t>(data_) + page - 1) & ~(page - 1);
         const uintptr_t end = reinterpret_cast<uintptr_t>(data_ + size_) & ~(page - 1);
         if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
@@ -219,8 +218,7 @@ class TrainerFor final : public Trainer {
     size_t documents() const override { return ends_.size(); }
 
     std::vector<Merge> train(const TrainOptions& options) override {
-        if (sequence_.size() < std::numeric_limits<uint32_t>::max())
-            return Run<uint32_t>(*this, options).result();
+        if (sequence_.size() < std::numeric_limits<uint32_t>::max()) return Run<uint32_t>(*this, options).result();
         return Run<uint64_t>(*this, options).result();
     }
 
@@ -251,8 +249,7 @@ class TrainerFor final : public Trainer {
             workers_ = std::vector<Worker>(static_cast<size_t>(threads_));
             split_into_shards(trainer);
             for (auto& worker : workers_) {
-                for (auto* counts :
-                     {&worker.lost_left, &worker.lost_right, &worker.won_left, &worker.won_right}) {
+                for (auto* counts : {&worker.lost_left, &worker.lost_right, &worker.won_left, &worker.won_right}) {
                     counts->assign(ids);
                 }
             }
@@ -339,8 +336,7 @@ class TrainerFor final : public Trainer {
             for (int w = 0; w < threads_; ++w) {
                 Worker& worker = workers_[static_cast<size_t>(w)];
                 const size_t goal = total / static_cast<size_t>(threads_) * static_cast<size_t>(w + 1);
-                end = w + 1 == threads_ ? trainer.ends_.end()
-                                        : std::lower_bound(end, trainer.ends_.end(), goal);
+                end = w + 1 == threads_ ? trainer.ends_.end() : std::lower_bound(end, trainer.ends_.end(), goal);
                 const size_t stop = end == trainer.ends_.end() ? total : *end;
                 worker.begin = begin;
                 worker.end = stop;
@@ -453,8 +449,7 @@ class TrainerFor final : public Trainer {
                 for (uint32_t left = 0; left < ids; ++left) {
                     for (uint32_t right = 0; right < ids; ++right) {
                         const size_t cell = sketch_cell(left, right);
-                        if (me.sketch[cell] == 0 || total_sketch_[cell] < threshold_ || !allowed(left, right))
-                            continue;
+                        if (me.sketch[cell] == 0 || total_sketch_[cell] < threshold_ || !allowed(left, right)) continue;
                         me.counted.at(pair_key(left, right)) = me.sketch[cell];
                     }
                 }
@@ -592,12 +587,10 @@ class TrainerFor final : public Trainer {
             }
             for (const Worker& worker : workers_) {
                 for (uint32_t id : worker.lost_left.touched) {
-                    if (id != left || left != right)
-                        lower(me, pair_key(id, left), worker.lost_left.count[id]);
+                    if (id != left || left != right) lower(me, pair_key(id, left), worker.lost_left.count[id]);
                 }
                 for (uint32_t id : worker.lost_right.touched) {
-                    if (id != left || left != right)
-                        lower(me, pair_key(right, id), worker.lost_right.count[id]);
+                    if (id != left || left != right) lower(me, pair_key(right, id), worker.lost_right.count[id]);
                 }
             }
             create_born(me, &Worker::won_left, born_left_[parity], me.set_left[parity], made,
@@ -618,8 +611,8 @@ class TrainerFor final : public Trainer {
         }
 
         template <class KeyOf>
-        void create_born(Worker& me, Tally Worker::* won, std::vector<List*>& born,
-                         std::vector<uint32_t>& set, uint32_t made, KeyOf key_of) {
+        void create_born(Worker& me, Tally Worker::* won, std::vector<List*>& born, std::vector<uint32_t>& set,
+                         uint32_t made, KeyOf key_of) {
             const size_t partition = static_cast<size_t>(&me - workers_.data());
             for (size_t first = 0; first < workers_.size(); ++first) {
                 for (uint32_t id : (workers_[first].*won).touched) {
@@ -636,8 +629,7 @@ class TrainerFor final : public Trainer {
                     Pair& pair = me.pairs.at(key);
                     pair.count = count;
                     pair.lists = std::make_unique<List[]>(workers_.size());
-                    for (size_t w = 0; w < workers_.size(); ++w)
-                        pair.lists[w].reserve((workers_[w].*won).count[id]);
+                    for (size_t w = 0; w < workers_.size(); ++w) pair.lists[w].reserve((workers_[w].*won).count[id]);
                     born[id] = pair.lists.get();
                     set.push_back(id);
                     me.heap.push_back({count, key});

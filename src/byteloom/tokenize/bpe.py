@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,9 @@ from byteloom.tokenize.tokenizer_json import (
     write_tokenizer_json,
 )
 
-BytesLike = bytes | bytearray | memoryview | np.ndarray
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 Ids = npt.NDArray[np.uint32]
 
 TRAINING_BYTES_PER_BYTE = 10  # peak memory of training, in bytes a byte of input
@@ -160,7 +162,7 @@ class BPE:
         self._setup(state["tables"])
         self.training = state["training"]
 
-    def encode(self, data: BytesLike, *, add_special_tokens: bool = False) -> Ids:
+    def encode(self, data: Buffer, *, add_special_tokens: bool = False) -> Ids:
         """Token ids of `data`: uint32 [n]. `add_special_tokens` wraps them in <|start|> ... <|end|>.
 
         Raises TypeError for a str or for anything that is not contiguous unsigned bytes.
@@ -169,13 +171,13 @@ class BPE:
         return self._wrap(ids) if add_special_tokens else ids
 
     def encode_batch(
-        self, documents: Sequence[BytesLike], threads: int | None = None, *, add_special_tokens: bool = False
+        self, documents: Sequence[Buffer], threads: int | None = None, *, add_special_tokens: bool = False
     ) -> list[Ids]:
         """`encode` for many documents, on `threads` threads (default: all cores)."""
         batch = self._native.encode_batch(documents, available_threads(threads))
         return [self._wrap(ids) for ids in batch] if add_special_tokens else batch
 
-    def encode_blocks(self, blocks: Iterable[BytesLike]) -> Iterator[Ids]:
+    def encode_blocks(self, blocks: Iterable[Buffer]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks, in pieces: together exactly `encode` of the whole.
 
         Memory does not grow with the text (but see `is_exact_fast`: the general encoder has to hold it).
@@ -189,7 +191,7 @@ class BPE:
         if len(ids):
             yield ids
 
-    def count(self, data: BytesLike) -> int:
+    def count(self, data: Buffer) -> int:
         """Number of tokens of `data`, without building their ids."""
         return self._native.count(data)
 
@@ -288,7 +290,7 @@ def load_tokenizer(path: StrPath) -> BPE:
 
 
 def train_bpe(
-    documents: Iterable[BytesLike],
+    documents: Iterable[Buffer],
     *,
     vocab_size: int = 16384,
     min_frequency: int = 4,
@@ -392,8 +394,8 @@ def _tie_order(tie_break: str) -> npt.NDArray[np.uint8]:
 
 
 def _pieces(
-    documents: Iterable[BytesLike], chunk_size: int | None, entropy: tuple[float, float] | None
-) -> Iterator[memoryview | BytesLike]:
+    documents: Iterable[Buffer], chunk_size: int | None, entropy: tuple[float, float] | None
+) -> Iterator[Buffer]:
     """The documents, or the chunks of them, that pass the entropy filter."""
     if chunk_size is None and entropy is None:
         yield from documents
@@ -424,15 +426,13 @@ class _Sampler:
         self.trainer = trainer
         self.budget = None if memory_limit is None else memory_limit // TRAINING_BYTES_PER_BYTE
         if self.budget is not None and self.budget < 1 << 20:
-            raise InvalidInputError(
-                f"a memory limit of {memory_limit} bytes is too small; training needs 10 MiB"
-            )
+            raise InvalidInputError(f"a memory limit of {memory_limit} bytes is too small; training needs 10 MiB")
         self.seed = seed
         self.bar = 1.0
         self.kept: list[tuple[float, int]] = []  # draw and size of each document in the trainer
         self.bytes_seen = self.bytes_kept = self.documents_kept = 0
 
-    def add(self, document: BytesLike) -> None:
+    def add(self, document: Buffer) -> None:
         size = memoryview(document).nbytes
         index = self.bytes_seen
         self.bytes_seen += size
