@@ -1,0 +1,350 @@
+"""What a report says, gathered from a fitted folder: numbers and short texts, no markup."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from byteloom.errors import FileError, InvalidInputError
+from byteloom.evaluate.compression import ALL, CompressionRow, bytes_per_token, context_bytes
+from byteloom.files import read_json
+from byteloom.tasks.report.charts import Line, LineChart, line_chart, short
+from byteloom.tasks.report.hexdump import HexView, hex_view
+from byteloom.tasks.report.samples import read_samples
+from byteloom.tasks.report.telling import TellingToken, telling_tokens
+from byteloom.tokenize import load_tokenizer
+
+if TYPE_CHECKING:
+    from byteloom.tokenize import BPE
+
+FORMAT = 1  # of fit.json
+WINDOW = 2048  # tokens, the context length at which the report compares
+BYTE_VOCABULARY = 263  # 7 special tokens and 256 bytes: the size of the raw-byte tokenizer
+CURVE_POINTS = 160  # of a loss curve, as drawn
+MAX_LINES = 6  # as many colours as the style sheet has
+MAX_ROWS = 12  # of a table by format
+LONGEST_BAR = 32  # bytes; longer tokens share the last bar
+
+MODEL_NAMES = {"bpe": "BPE", "bytes": "Raw bytes"}
+MODEL_COLOURS = {"bpe": 1, "bytes": 2}
+FORMAT_NAMES = {
+    "elf": "ELF", "pe": "PE", "mach-o": "Mach-O", "mach-o fat": "Mach-O fat", "coff": "COFF", "dex": "DEX",
+    "apk": "APK", "wasm": "WebAssembly", "text": "text", "empty": "empty", "other": "other",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One headline number."""
+
+    value: str
+    unit: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class CompressionTable:
+    """Bytes per token: a row for each group, a column for each vocabulary size."""
+
+    vocab_sizes: tuple[int, ...]
+    rows: tuple[tuple[str, tuple[float, ...]], ...]
+    used: tuple[float, ...]  # share of each vocabulary that the held-out files use
+    bytes: int  # held out
+
+
+@dataclass(frozen=True)
+class WindowBar:
+    """How much file one window of WINDOW tokens holds."""
+
+    group: str
+    bytes: int
+    gain: float  # times as much as WINDOW bytes
+    percent: float  # of the longest bar
+
+
+@dataclass(frozen=True)
+class LengthBar:
+    """Tokens of one length: their share of the vocabulary and of the held-out token stream."""
+
+    label: str
+    vocabulary: float
+    stream: float
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """The token-length histogram."""
+
+    bars: tuple[LengthBar, ...]
+    mean: float  # bytes, over learned and byte tokens
+    three: float  # share of 3-byte tokens in the vocabulary
+    top: float  # the highest share, for scaling
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that the template shows; None or empty where the fit has no such thing."""
+
+    title: str
+    made: str  # date and time
+    byteloom: str
+    paths: tuple[str, ...]
+    command: str
+    folder: str
+    seed: int
+    machine: Mapping[str, Any]
+    figures: tuple[Figure, ...]
+    corpus: Mapping[str, Any]
+    corpus_rows: tuple[Mapping[str, Any], ...]
+    skipped: tuple[tuple[str, int], ...]  # reason, files
+    tokenizer: Mapping[str, Any]
+    compression: CompressionTable | None
+    compression_chart: LineChart | None
+    vocab_size: int  # that the window bars and headline figures are for
+    windows: tuple[WindowBar, ...]
+    lengths: Lengths | None
+    tokens: tuple[tuple[str, tuple[TellingToken, ...]], ...]  # kind, rows
+    models: tuple[tuple[str, Mapping[str, Any]], ...]  # name, MODEL of fit.json
+    gain: float | None  # share of the bits per byte that BPE saves against raw bytes
+    loss_chart: LineChart | None
+    entropy: float | None  # bits per byte, order 0, mean over the corpus by bytes
+    hex: HexView | None
+
+
+def collect(folder: Path) -> Report:
+    """Read a folder that `byteloom fit` made. Raises FileError or InvalidInputError when it is not one."""
+    if not (folder / "fit.json").exists():
+        raise FileError(f"{folder} has no fit.json; name a folder that `byteloom fit` made, or run that first")
+    facts = read_json(folder / "fit.json")
+    if not isinstance(facts, dict) or facts.get("format") != FORMAT:
+        raise InvalidInputError(f"{folder}/fit.json is not of format {FORMAT}; run `byteloom fit` again")
+    tokenizer = load_tokenizer(folder)
+    samples = read_samples(folder)
+    learned = facts["tokenizer"]["kind"] == "bpe"
+    rows: list[CompressionRow] = facts.get("compression") or []
+    vocab_size = facts["tokenizer"]["vocab_size"]
+    compression = _compression_table(rows) if learned else None
+    windows = _windows(rows, vocab_size) if learned else ()
+    models = tuple((name, facts["models"][name]) for name in MODEL_NAMES if name in facts["models"])
+    telling = telling_tokens(tokenizer, samples) if learned else []
+    entropy = _mean_entropy(facts["corpus"]["rows"])
+    return Report(
+        title=_title(facts["corpus"]),
+        made=datetime.fromtimestamp((folder / "fit.json").stat().st_mtime).strftime("%-d %B %Y, %H:%M"),
+        byteloom=facts["byteloom"],
+        paths=tuple(facts["paths"]),
+        command=shlex.join(["byteloom", "fit", *facts["paths"], "-o", str(folder), "--seed", str(facts["seed"])]),
+        folder=str(folder),
+        seed=facts["seed"],
+        machine=facts["machine"],
+        figures=_figures(facts, rows, dict(models)),
+        corpus=facts["corpus"],
+        corpus_rows=_corpus_rows(facts["corpus"]["rows"]),
+        skipped=tuple(Counter(entry["reason"] for entry in facts["corpus"]["skipped"]).most_common(MAX_ROWS)),
+        tokenizer=facts["tokenizer"],
+        compression=compression,
+        compression_chart=_compression_chart(compression),
+        vocab_size=vocab_size,
+        windows=windows,
+        lengths=_lengths(tokenizer, [sample.data for sample in samples]) if learned else None,
+        tokens=tuple(
+            (kind, tuple(token for token in telling if token.kind == kind))
+            for kind in dict.fromkeys(token.kind for token in telling)
+        ),
+        models=models,
+        gain=_gain(dict(models)),
+        loss_chart=_loss_chart(models),
+        entropy=entropy,
+        hex=hex_view(tokenizer, samples),
+    )
+
+
+def group_name(group: str) -> str:
+    """A group of the compression rows as a reader knows it: "elf x86-64" -> "ELF x86-64"."""
+    for format in sorted(FORMAT_NAMES, key=len, reverse=True):
+        if group == format or group.startswith(format + " "):
+            return FORMAT_NAMES[format] + group[len(format) :]
+    return "All files" if group == ALL else group
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, three digits: 31234567 -> "31.2 MB"."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            value = count / scale
+            return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
+    return f"{count:.0f} bytes"
+
+
+def _title(corpus: Mapping[str, Any]) -> str:
+    rows = _corpus_rows(corpus["rows"])
+    names = [row["name"] for row in rows if row["bytes"] >= 0.05 * corpus["bytes"]]
+    shown, rest = names[:3], len(rows) - len(names[:3])
+    if rest and len(names) > 3:
+        what = f"{', '.join(shown)} and {rest} more kinds"
+    else:
+        what = " and ".join([", ".join(shown[:-1]), shown[-1]] if len(shown) > 1 else shown)
+    return f"{size(corpus['bytes'])} of {what}" if what else size(corpus["bytes"])
+
+
+def _corpus_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...]:
+    """The corpus table, largest first, with a reader's names; what exceeds MAX_ROWS is added up in the last row."""
+    named = [
+        {**row, "name": group_name(" ".join(filter(None, [row["format"], row["architecture"]])))}
+        for row in sorted(rows, key=lambda row: -row["bytes"])
+    ]
+    if len(named) <= MAX_ROWS:
+        return tuple(named)
+    rest = named[MAX_ROWS - 1 :]
+    total = {"name": f"{len(rest)} more kinds", "files": sum(r["files"] for r in rest)}
+    total |= {"bytes": sum(r["bytes"] for r in rest), "entropy": _mean_entropy(rest)}
+    return (*named[: MAX_ROWS - 1], total)
+
+
+def _mean_entropy(rows: Sequence[Mapping[str, Any]]) -> float | None:
+    known = [(row["entropy"], row["bytes"]) for row in rows if row["entropy"] is not None]
+    total = sum(count for _, count in known)
+    return sum(entropy * count for entropy, count in known) / total if total else None
+
+
+def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: Mapping[str, Any]) -> tuple[Figure, ...]:
+    figures = []
+    kind = facts["tokenizer"]
+    overall = _row(rows, kind["vocab_size"], ALL)
+    if kind["kind"] == "bpe" and overall:
+        figures.append(
+            Figure(
+                f"{bytes_per_token(overall):.2f}",
+                "bytes per token",
+                f"on held-out files, vocabulary {kind['vocab_size']:,}",
+            )
+        )
+        figures.append(
+            Figure(f"{context_bytes(overall, WINDOW):,}", f"bytes in {WINDOW:,} tokens", f"raw bytes: {WINDOW:,}")
+        )
+    best = models.get("bpe") or models.get("bytes")
+    if best:
+        other = models.get("bytes") if "bpe" in models else None
+        detail = f"raw-byte model: {other['bits_per_byte']:.3f}" if other else "on held-out files"
+        figures.append(Figure(f"{best['bits_per_byte']:.3f}", "bits per byte", detail))
+    if kind.get("training_mb_per_s"):
+        detail = f"{size(kind['bytes'])} in {kind['seconds']:.1f} s"
+        figures.append(Figure(f"{kind['training_mb_per_s']:.0f} MB/s", "tokenizer training", detail))
+    return tuple(figures)
+
+
+def _row(rows: Sequence[CompressionRow], vocab_size: int, group: str) -> CompressionRow | None:
+    return next((row for row in rows if row["vocab_size"] == vocab_size and row["group"] == group), None)
+
+
+def _groups(rows: Sequence[CompressionRow]) -> list[str]:
+    """ALL first, then by size; ALL alone is left out when one group is everything."""
+    sizes = {row["group"]: row["bytes"] for row in rows}
+    groups = sorted(sizes, key=lambda group: (group != ALL, -sizes[group], group))
+    return groups[1:] if len(groups) == 2 else groups
+
+
+def _compression_table(rows: Sequence[CompressionRow]) -> CompressionTable | None:
+    vocab_sizes = tuple(sorted({row["vocab_size"] for row in rows} - {BYTE_VOCABULARY}))
+    if not vocab_sizes:
+        return None
+    table = []
+    for group in _groups(rows)[:MAX_ROWS]:
+        cells = [_row(rows, vocab_size, group) for vocab_size in vocab_sizes]
+        table.append((group_name(group), tuple(bytes_per_token(cell) for cell in cells if cell)))
+    overall = [row for v in vocab_sizes if (row := _row(rows, v, ALL))]
+    used = tuple(row["tokens_used"] / row["vocab_size"] for row in overall)
+    return CompressionTable(vocab_sizes, tuple(table), used, overall[0]["bytes"] if overall else 0)
+
+
+def _compression_chart(table: CompressionTable | None) -> LineChart | None:
+    if table is None:
+        return None
+    lines = [
+        Line(name, list(zip(table.vocab_sizes, values, strict=True)), colour)
+        for colour, (name, values) in enumerate(table.rows[:MAX_LINES], start=1)
+    ]
+    return line_chart(
+        lines,
+        title="Bytes per token by vocabulary size and format",
+        x_title="vocabulary",
+        y_title="bytes per token",
+        x_ticks=[(v, short(v)) for v in table.vocab_sizes],
+        log_x=True,
+        y_bottom=1.0,  # raw bytes
+    )
+
+
+def _windows(rows: Sequence[CompressionRow], vocab_size: int) -> tuple[WindowBar, ...]:
+    found = [row for group in _groups(rows) if (row := _row(rows, vocab_size, group))][:MAX_ROWS]
+    longest = max((context_bytes(row, WINDOW) for row in found), default=1)
+    return tuple(
+        WindowBar(
+            group=group_name(row["group"]),
+            bytes=context_bytes(row, WINDOW),
+            gain=bytes_per_token(row),
+            percent=100 * context_bytes(row, WINDOW) / max(longest, WINDOW),
+        )
+        for row in found
+    )
+
+
+def _lengths(tokenizer: BPE, documents: Sequence[bytes]) -> Lengths:
+    lengths = tokenizer.token_lengths.astype(np.int64)
+    emitted = np.zeros(tokenizer.vocab_size, np.int64)
+    for ids in tokenizer.encode_batch(documents):
+        emitted += np.bincount(ids, minlength=tokenizer.vocab_size)
+    clipped = np.minimum(lengths, LONGEST_BAR)
+    last = int(clipped.max())
+    vocabulary = np.bincount(clipped[lengths > 0], minlength=last + 1) / np.count_nonzero(lengths)
+    stream = np.bincount(clipped, weights=emitted, minlength=last + 1) / max(int(emitted.sum()), 1)
+    more = "+" if lengths.max() > LONGEST_BAR else ""
+    bars = tuple(
+        LengthBar(f"{n}{more * (n == last)}", float(vocabulary[n]), float(stream[n])) for n in range(1, last + 1)
+    )
+    return Lengths(
+        bars=bars,
+        mean=float(lengths[lengths > 0].mean()),
+        three=float(np.mean(lengths[lengths > 0] == 3)),
+        top=max(max(bar.vocabulary, bar.stream) for bar in bars),
+    )
+
+
+def _gain(models: Mapping[str, Any]) -> float | None:
+    if "bpe" not in models or "bytes" not in models:
+        return None
+    return 1 - models["bpe"]["bits_per_byte"] / models["bytes"]["bits_per_byte"]
+
+
+def _loss_chart(models: Sequence[tuple[str, Mapping[str, Any]]]) -> LineChart | None:
+    lines = []
+    early: list[float] = []
+    for name, model in models:
+        curve = [(point["seconds"], point["bits_per_byte"]) for point in model["curve"]]
+        validation = [(point["seconds"], point["bits_per_byte"]) for point in model["validation_curve"]]
+        label, colour = MODEL_NAMES[name], MODEL_COLOURS[name]
+        lines.append(Line(f"{label}, training", _thin(curve), colour, marks=False, faint=True))
+        lines.append(Line(label, validation, colour))
+        early += [y for x, y in curve if x >= 0.06 * model["seconds"]]
+        early += [y for _, y in validation]
+    return line_chart(
+        lines,
+        title="Bits per byte over training time",
+        x_title="seconds of training",
+        y_title="bits per byte",
+        y_top=max(early, default=None),
+    )
+
+
+def _thin(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """At most CURVE_POINTS points: means of neighbours."""
+    step = -(-len(points) // CURVE_POINTS)
+    groups = [points[i : i + step] for i in range(0, len(points), max(step, 1))]
+    return [(sum(x for x, _ in g) / len(g), sum(y for _, y in g) / len(g)) for g in groups]

@@ -1,0 +1,144 @@
+"""The hex view of one sample: which parts of it are worth showing, and their rows for the template."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from byteloom.tasks.report.disassembly import disassemble
+from byteloom.tasks.report.samples import Part, Sample
+from byteloom.tokenize.segments import HexRow, hex_rows, id_spans, printable
+
+if TYPE_CHECKING:
+    from byteloom.tokenize import BPE
+
+WIDTH = 16  # bytes a row
+HEADER_ROWS, CODE_ROWS, STRING_ROWS = 12, 110, 90  # of an executable
+PLAIN_ROWS = 200  # of any other file
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of one row that have one look: a part of a token, or blanks (style "")."""
+
+    hex: str
+    ascii: str
+    style: str  # classes of the style sheet
+    title: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the hex view."""
+
+    offset: int
+    pieces: tuple[Piece, ...]
+    sections: tuple[str, ...]  # names to write above the row
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Rows without a gap; `skipped` bytes lie between the excerpt before, or the start of the file, and them."""
+
+    skipped: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class HexView:
+    """Excerpts of one sample, in the order in which they lie in the file."""
+
+    name: str
+    format: str
+    architecture: str | None
+    bytes: int
+    tokens: int
+    excerpts: tuple[Excerpt, ...]
+
+
+def hex_view(tokenizer: BPE, samples: Sequence[Sample]) -> HexView | None:
+    """A view of the sample that shows most: one with code and strings if there is one. None without samples."""
+    if not any(sample.data for sample in samples):
+        return None
+    sample = max(samples, key=_interest)
+    ids = tokenizer.encode(sample.data)
+    view = []
+    shown = 0
+    for start, stop in _excerpts(sample):
+        rows = hex_rows(id_spans(tokenizer, ids, start, stop), sections=sample.sections, width=WIDTH)
+        inside = tuple(_row(row, sample) for row in rows if start <= row.offset < stop)
+        view.append(Excerpt(start - shown, inside))
+        shown = stop
+    return HexView(sample.name, sample.format, sample.architecture, len(sample.data), len(ids), tuple(view))
+
+
+def _interest(sample: Sample) -> tuple[int, int]:
+    code, strings = _largest(sample, "code"), _strings(sample)
+    shown = min(code.size if code else 0, CODE_ROWS * WIDTH) + min(strings.size if strings else 0, STRING_ROWS * WIDTH)
+    return shown, min(len(sample.data), PLAIN_ROWS * WIDTH)
+
+
+def _excerpts(sample: Sample) -> Iterator[tuple[int, int]]:
+    """Ranges [start, stop), multiples of WIDTH, ascending and apart."""
+    code, strings = _largest(sample, "code"), _strings(sample)
+    wanted = [(0, HEADER_ROWS)] if code or strings else [(0, PLAIN_ROWS)]
+    if code:
+        wanted.append((code.offset // WIDTH, CODE_ROWS))
+    if strings:
+        wanted.append((_most_printable(sample, strings) // WIDTH, STRING_ROWS))
+    end = 0
+    for row, rows in sorted(wanted):
+        start, stop = max(end, row * WIDTH), min((row + rows) * WIDTH, len(sample.data))
+        if start < stop:
+            yield start, stop
+            end = stop
+
+
+def _largest(sample: Sample, kind: str) -> Part | None:
+    return max((part for part in sample.sections if part.kind == kind), key=lambda part: part.size, default=None)
+
+
+def _strings(sample: Sample) -> Part | None:
+    return _largest(sample, "read-only data") or _largest(sample, "data")
+
+
+def _most_printable(sample: Sample, part: Part) -> int:
+    """Offset of the window in `part` with most printable bytes."""
+    data = np.frombuffer(sample.data, np.uint8, part.size, part.offset)
+    before = np.concatenate([[0], np.cumsum((data >= 0x20) & (data < 0x7F))])
+    window = min(STRING_ROWS * WIDTH, part.size)
+    return part.offset + int(np.argmax(before[window:] - before[:-window]))
+
+
+def _row(row: HexRow, sample: Sample) -> Row:
+    pieces = []
+    at = row.offset
+    for run in row.runs:
+        if run.start > at:
+            pieces.append(_blank(run.start - at))
+        data = sample.data[run.start : run.end]
+        style = f"t{run.hue}" + " s" * (run.start == run.span.start) + " e" * (run.end == run.span.end)
+        style += " z" * (not any(data))
+        pieces.append(Piece(data.hex(" "), printable(data), style, _title(run.span, sample)))
+        at = run.end
+    if at < row.offset + WIDTH:
+        pieces.append(_blank(row.offset + WIDTH - at))
+    return Row(row.offset, tuple(pieces), row.sections)
+
+
+def _blank(count: int) -> Piece:
+    return Piece(" " * (3 * count - 1), " " * count, "", "")
+
+
+def _title(span: tuple[int, int, int], sample: Sample) -> str:
+    start, end, token = span
+    data = sample.data[start:end]
+    title = f"token {token}, {len(data)} byte{'s' * (len(data) != 1)}: {printable(data)}"
+    owner = sample.section_of_byte[start]
+    if owner >= 0 and sample.sections[owner].kind == "code":
+        instructions = disassemble(data, sample.architecture)
+        title += f" = {'; '.join(instructions)}" if instructions else ""
+    return title
