@@ -105,7 +105,7 @@ def guess_meaning(token: bytes) -> str:
     """What the bytes of a token look like, in a few words; "" when they look like nothing in particular.
 
     >>> guess_meaning(bytes.fromhex("f30f1efa"))
-    'x86-64: endbr64, where an indirect call may land'
+    'x86: endbr64, where an indirect call may land'
     >>> guess_meaning(b"\\x00" * 8)
     'zeros: padding'
     """
@@ -203,7 +203,7 @@ _AARCH64 = {
 def _instructions(token: bytes) -> str:
     for code, meaning in _X86_BYTES:
         if token.startswith(code):
-            return f"x86-64: {meaning}" if code[0] & 0xF0 == 0x40 or b"\x48" in code else f"x86: {meaning}"
+            return f"x86: {meaning}"
     if len(token) >= 4:
         word = int.from_bytes(token[:4], "little")
         if word in _AARCH64:
