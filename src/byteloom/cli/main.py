@@ -9,6 +9,7 @@ import typer
 
 from byteloom import __version__
 from byteloom.cli.console import err
+from byteloom.cli.corpus import corpus_app
 from byteloom.errors import ByteloomError
 
 app = typer.Typer(
@@ -33,6 +34,9 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+app.add_typer(corpus_app, name="corpus")
 
 
 def main() -> None:

@@ -25,12 +25,12 @@ import zstandard
 HEAD_BYTES = 600  # what archive_kind wants to see
 MEMBER_LIMIT = 1 << 30  # bytes; a larger member is not unpacked into memory
 
-# What the readers of the standard library, zlib and zstandard raise on a damaged archive. RuntimeError: encrypted.
+# What the readers of the standard library, zlib and zstandard raise on a damaged archive.
 ARCHIVE_ERRORS = (
     OSError,
     EOFError,
     ValueError,
-    RuntimeError,
+    NotImplementedError,  # a compression method that zipfile does not know
     OverflowError,
     struct.error,
     tarfile.TarError,
@@ -40,6 +40,7 @@ ARCHIVE_ERRORS = (
     zstandard.ZstdError,
 )
 
+_BZIP2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # first block, or end of an empty file
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
@@ -61,7 +62,7 @@ def archive_kind(head: bytes) -> str | None:
     if head.startswith(_AR_MAGIC):
         return "ar"
     for kind, (magic, _) in _DECOMPRESSORS.items():
-        if head.startswith(magic):
+        if head.startswith(magic) and (kind != "bzip2" or head[4:10] in _BZIP2_BLOCKS):
             return kind
     return "tar" if _is_tar(head) else None
 
@@ -104,6 +105,8 @@ def _zip_members(stream: BinaryIO) -> Iterator[Member]:
 
 
 def _open_zipped(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> BinaryIO:
+    if info.flag_bits & 1:
+        raise ValueError("it is encrypted")
     return cast(BinaryIO, archive.open(info))
 
 

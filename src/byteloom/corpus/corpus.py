@@ -40,7 +40,7 @@ class Skipped:
 class _Source:
     """A regular file on disk. key: its path below the named folder, the same wherever that folder lies."""
 
-    path: Path
+    path: str
     key: str
     size: int
 
@@ -138,7 +138,7 @@ class Corpus:
         """
         left = total_bytes
         seen: set[str] = set()
-        paths: list[Path] = []
+        paths: list[str] = []
         digests: set[str] = set()
         reader = copy.copy(self)
         reader._forget()
@@ -187,9 +187,9 @@ class Corpus:
         for root in self._roots:
             for path, key in self._walk(root):
                 try:
-                    status = path.stat()
+                    status = os.stat(path)  # noqa: PTH116 - a Path for each of 100,000 files takes seconds
                 except OSError as error:
-                    if not path.is_symlink():  # a dangling link is no file at all
+                    if not os.path.islink(path):  # noqa: PTH114 - a dangling link is no file at all
                         self._skip(_printable(path), _reason(error))
                     continue
                 if not stat.S_ISREG(status.st_mode):
@@ -202,10 +202,10 @@ class Corpus:
                 seen.add(identity)
                 yield _Source(path, key, status.st_size)
 
-    def _walk(self, root: Path) -> Iterator[tuple[Path, str]]:
+    def _walk(self, root: str) -> Iterator[tuple[str, str]]:
         """Files below `root`, each with its path from there; `root` itself when it is no folder."""
-        if not root.is_dir():
-            yield root, root.name
+        if not Path(root).is_dir():
+            yield root, Path(root).name
             return
 
         def unreadable(error: OSError) -> None:
@@ -213,9 +213,9 @@ class Corpus:
 
         for folder, folders, files in os.walk(root, onerror=unreadable):
             folders.sort()
+            below = folder[len(root) :].replace(os.sep, "/").lstrip("/")
             for name in sorted(files):
-                path = Path(folder, name)
-                yield path, path.relative_to(root).as_posix()
+                yield os.path.join(folder, name), f"{below}/{name}"  # noqa: PTH118
 
     # --- what is in a file ------------------------------------------------------------------------------------
 
@@ -227,11 +227,14 @@ class Corpus:
 
     def _unfiltered(self, source: _Source) -> Iterator[Document]:
         try:
-            with source.path.open("rb") as file:
+            with Path(source.path).open("rb") as file:
                 head = file.read(HEAD_BYTES)
                 file.seek(0)
-                if self._is_container(head) and not self._is_wanted_apk(source, head):
-                    yield from self._contents(file, head, source.name, depth=0)
+                if self._is_container(head):
+                    if self._is_wanted_apk(head, source):
+                        yield from self._whole_file(source)
+                    else:
+                        yield from self._contents(file, head, source.name, depth=0)
                     return
         except ByteloomError:
             raise
@@ -252,14 +255,17 @@ class Corpus:
         if len(data) < source.size:
             self._skip(source.name, "it shrank while it was read")
             return
-        yield Document(source.name, data, source.path)
+        yield Document(source.name, data, Path(source.path))
 
     def _is_container(self, head: bytes) -> bool:
         return bool((self._archives and archive_kind(head)) or (self._field is not None and record_kind(head)))
 
-    def _is_wanted_apk(self, source: _Source, head: bytes) -> bool:
+    def _is_wanted_apk(self, head: bytes, source: _Source) -> bool:
         wanted = self._formats is not None and "apk" in self._formats and archive_kind(head) == "zip"
-        return wanted and recognise(open_bytes(source.path)) == "apk"
+        try:
+            return wanted and recognise(open_bytes(source.path)) == "apk"
+        except FileError:  # reading its members will fail and say so
+            return False
 
     def _contents(self, stream: BinaryIO, head: bytes, name: str, depth: int) -> Iterator[Document]:
         """The documents in an archive or record file; damage is recorded where it is met."""
@@ -276,14 +282,19 @@ class Corpus:
         except ByteloomError:
             raise
         except ARCHIVE_ERRORS as error:
-            self._skip(name, f"damaged {archive or kind}: {_reason(error)}")
+            self._skip(name, f"damaged {archive or kind} file: {_reason(error)}")
 
     def _records(self, stream: BinaryIO, kind: str, name: str) -> Iterator[Document]:
+        problems: Counter[str] = Counter()
         for number, data, problem in records(stream, kind, self._field or ""):
             if data is None:
-                self._skip(f"{name}#{number}", problem)
+                if self._strict:
+                    self._skip(f"{name}#{number}", problem)
+                problems[problem] += 1
             elif self._has_size(len(data)):
                 yield Document(f"{name}#{number}", data)
+        for problem, count in problems.items():  # one entry a kind of problem: a file can have millions of records
+            self._skip(name, f"{problem} in {count} record{'s' * (count > 1)}")
 
     def _member(
         self, open_member: Callable[[], BinaryIO], size: int | None, name: str, depth: int
@@ -309,10 +320,10 @@ class Corpus:
                 self._skip(name, str(error))
             return
         except ARCHIVE_ERRORS as error:
-            self._skip(name, f"damaged member: {_reason(error)}")
+            self._skip(name, f"cannot unpack it: {_reason(error)}")
             return
         if size is not None and len(data) < size:
-            self._skip(name, "damaged member: it ends early")
+            self._skip(name, "cannot unpack it: it ends early")
         elif size is not None or self._has_size(len(data)):
             yield Document(name, data)
 
@@ -360,18 +371,18 @@ def _bounded_read(stream: BinaryIO, limit: int) -> bytes:
     return data
 
 
-def _roots(paths: Iterable[StrPath]) -> list[Path]:
+def _roots(paths: Iterable[StrPath]) -> list[str]:
     """Existing files and folders, glob patterns expanded, sorted, each once."""
-    roots: set[Path] = set()
+    roots: set[str] = set()
     for path in paths:
         text = os.fspath(path)
         if os.path.lexists(text):
-            roots.add(Path(text))
+            roots.add(str(Path(text)))
         elif glob.has_magic(text):
             found = glob.glob(text, recursive=True)  # noqa: PTH207 - Path.glob takes no absolute pattern
             if not found:
                 raise InvalidInputError(f"no file matches the pattern {text}; check it, and quote it in the shell")
-            roots.update(map(Path, found))
+            roots.update(found)
         else:
             raise FileError(f"cannot read {text}: it does not exist; check the path")
     if not roots:
