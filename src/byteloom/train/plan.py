@@ -1,0 +1,267 @@
+"""What a training run will do, decided before it starts: model size, steps, batch, precision.
+
+A plan is a file. A run that was killed goes on by the plan it began with, so it takes exactly the steps that an
+unbroken run would have taken, whatever the clock says. Two models with one backbone are given equal compute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from byteloom.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from transformers import LlamaConfig
+
+Precision = Literal["fp32", "bf16"]
+
+TOKENS_PER_PARAMETER = 20  # compute-optimal training, Hoffmann et al. 2022 (Chinchilla), arXiv 2203.15556
+PASSES = 4  # over the corpus: as good as fresh data up to here, Muennighoff et al. 2023, arXiv 2305.16264
+CHECKPOINT_SECONDS = 30
+CURVE_POINTS = 60
+EVALUATIONS = 4
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The shape of a Llama model without its vocabulary; `context` is its window in tokens."""
+
+    hidden_size: int
+    layers: int
+    heads: int
+    context: int
+
+    def __post_init__(self) -> None:
+        if min(asdict(self).values()) < 1 or self.hidden_size % (2 * self.heads):
+            raise InvalidInputError(
+                f"a model with hidden size {self.hidden_size}, {self.layers} layers, {self.heads} heads and context "
+                f"{self.context} cannot be built; all must be positive and the hidden size a multiple of 2 x heads"
+            )
+        if self.context < 2:
+            raise InvalidInputError("the context must be at least 2 tokens")
+
+    @property
+    def intermediate_size(self) -> int:
+        """Width of the gated feed-forward layer: 8/3 of the hidden size, as in Llama, in whole 32s."""
+        return max(32, round(self.hidden_size * 8 / 3 / 32) * 32)
+
+    def config(self, vocab_size: int) -> LlamaConfig:
+        """The transformers configuration; embeddings are tied, <|start|>, <|end|>, <|pad|> are ids 0, 1, 2."""
+        from transformers import LlamaConfig
+
+        return LlamaConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.heads,
+            max_position_embeddings=self.context,
+            tie_word_embeddings=True,
+            bos_token_id=0,
+            eos_token_id=1,
+            pad_token_id=2,
+        )
+
+    def parameters(self, vocab_size: int) -> int:
+        """Trained numbers: tied embeddings, and a layer's attention, feed-forward and norms."""
+        width = self.hidden_size
+        layer = 4 * width * width + 3 * width * self.intermediate_size + 2 * width
+        return vocab_size * width + self.layers * layer + width
+
+    def flops_per_token(self, vocab_size: int) -> int:
+        """Training cost of a token: 6 operations a parameter (the output layer is the tied embedding), and causal
+        attention, which meets half of the window on average."""
+        return 6 * self.parameters(vocab_size) + 6 * self.layers * self.context * self.hidden_size
+
+
+SIZES = {
+    "tiny": Backbone(hidden_size=192, layers=4, heads=3, context=256),
+    "mini": Backbone(hidden_size=384, layers=6, heads=6, context=512),
+    "small": Backbone(hidden_size=512, layers=8, heads=8, context=1024),
+    "base": Backbone(hidden_size=768, layers=12, heads=12, context=2048),
+    "medium": Backbone(hidden_size=1024, layers=24, heads=16, context=2048),
+    "large": Backbone(hidden_size=2048, layers=24, heads=32, context=2048),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that decides the result of one training, beside the shards.
+
+    micro_batch: windows that one device holds at once; a step is micro_batch x accumulation x world_size windows.
+    threads: of torch on a CPU (another number adds in another order). save_steps: optimiser steps between
+    checkpoints, a multiple of log_steps.
+    """
+
+    backbone: Backbone
+    vocab_size: int
+    steps: int
+    micro_batch: int
+    accumulation: int
+    world_size: int
+    learning_rate: float
+    precision: Precision
+    device: str
+    threads: int
+    seed: int
+    fsdp: bool
+    log_steps: int
+    save_steps: int
+
+    @property
+    def windows_per_step(self) -> int:
+        return self.micro_batch * self.accumulation * self.world_size
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.windows_per_step * self.backbone.context
+
+    @property
+    def evaluate_steps(self) -> int:
+        """Steps between judgements on held-out bytes."""
+        return math.ceil(self.steps / EVALUATIONS / self.log_steps) * self.log_steps
+
+    @property
+    def warmup_steps(self) -> int:
+        return min(200, math.ceil(self.steps / 20))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        return cls(**{**value, "backbone": Backbone(**value["backbone"])})
+
+    def with_equal_compute(self, vocab_size: int) -> Plan:
+        """The same backbone, batch and rate for another vocabulary, with the steps that cost as many operations."""
+        cost = self.backbone.flops_per_token
+        ratio = cost(self.vocab_size) / cost(vocab_size)
+        steps = max(1, round(self.steps * ratio))
+        log_steps, save_steps = _intervals(steps, self.save_steps * ratio)
+        return replace(self, vocab_size=vocab_size, steps=steps, log_steps=log_steps, save_steps=save_steps)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asks of a training; None leaves the choice to `make_plan`.
+
+    minutes: of training, for each model, on this machine. tokens: to see in training; wins over minutes.
+    batch_tokens: of an optimiser step, over all devices. micro_batch: windows that a device holds at once.
+    """
+
+    minutes: float = 2.0
+    tokens: int | None = None
+    backbone: Backbone | None = None
+    batch_tokens: int | None = None
+    micro_batch: int | None = None
+    learning_rate: float | None = None
+    precision: Precision | None = None
+    fsdp: bool = False
+    seed: int = 0
+
+
+Measure = Callable[[Backbone, int, int, Precision], float]  # of one device: tokens a second
+
+
+def make_plan(
+    wish: Wish, *, vocab_size: int, corpus_tokens: int, device: str, threads: int, world_size: int, measure: Measure
+) -> Plan:
+    """Turn a wish into a plan for `corpus_tokens` of training data.
+
+    A given time buys tokens at the measured rate, at most PASSES over the corpus. Without a given backbone it is the
+    largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than "tiny": in minutes on a
+    CPU even that is trained short, and yet a smaller one does worse.
+    """
+    if (wish.minutes if wish.tokens is None else wish.tokens) <= 0:
+        raise InvalidInputError("the time and the tokens to train for must be positive")
+    backbones = list(SIZES.values()) if wish.backbone is None else [wish.backbone]
+    chosen: tuple[Backbone, Precision, float, int] | None = None
+    for backbone in backbones:
+        micro_batch = wish.micro_batch or _micro_batch(backbone, vocab_size, device)
+        if chosen and not _affordable(backbone, vocab_size, chosen, wish, corpus_tokens):
+            break
+        precision, rate = _fastest(backbone, vocab_size, micro_batch, wish, device, measure)
+        tokens = _tokens(wish, rate * world_size, corpus_tokens)
+        if chosen and tokens < TOKENS_PER_PARAMETER * backbone.parameters(vocab_size):
+            break
+        chosen = backbone, precision, rate, tokens
+    assert chosen is not None
+    backbone, precision, rate, tokens = chosen
+    micro_batch = wish.micro_batch or _micro_batch(backbone, vocab_size, device)
+    micro_tokens = micro_batch * backbone.context * world_size
+    batch_tokens = wish.batch_tokens or _batch_tokens(tokens)
+    accumulation = max(1, round(batch_tokens / micro_tokens))
+    step_tokens = accumulation * micro_tokens
+    steps = max(1, round(tokens / step_tokens))
+    log_steps, save_steps = _intervals(steps, CHECKPOINT_SECONDS * rate * world_size / step_tokens)
+    return Plan(
+        backbone=backbone,
+        vocab_size=vocab_size,
+        steps=steps,
+        micro_batch=micro_batch,
+        accumulation=accumulation,
+        world_size=world_size,
+        learning_rate=wish.learning_rate or min(3e-3, 0.6 / backbone.hidden_size),
+        precision=precision,
+        device=device,
+        threads=threads,
+        seed=wish.seed,
+        fsdp=wish.fsdp,
+        log_steps=log_steps,
+        save_steps=save_steps,
+    )
+
+
+def _intervals(steps: int, save_steps: float) -> tuple[int, int]:
+    """(log_steps, save_steps): a checkpoint falls on a point of the curve, so that a resumed curve is whole."""
+    log_steps = math.ceil(steps / CURVE_POINTS)
+    return log_steps, max(1, round(save_steps / log_steps)) * log_steps
+
+
+def _tokens(wish: Wish, rate: float, corpus_tokens: int) -> int:
+    if wish.tokens is not None:
+        return wish.tokens
+    return int(min(wish.minutes * 60 * rate, PASSES * corpus_tokens))
+
+
+def _affordable(
+    backbone: Backbone, vocab_size: int, smaller: tuple[Backbone, Precision, float, int], wish: Wish, corpus: int
+) -> bool:
+    """Whether measuring `backbone` is worth its seconds: even at twice the efficiency of the smaller one?"""
+    ratio = smaller[0].flops_per_token(vocab_size) / backbone.flops_per_token(vocab_size)
+    tokens = wish.tokens or min(2 * ratio * smaller[3], PASSES * corpus)
+    return tokens >= TOKENS_PER_PARAMETER * backbone.parameters(vocab_size)
+
+
+def _fastest(
+    backbone: Backbone, vocab_size: int, micro_batch: int, wish: Wish, device: str, measure: Measure
+) -> tuple[Precision, float]:
+    """The precision to train in, and its tokens a second. bf16 is taken on a CPU only where it clearly pays."""
+    if wish.precision is not None:
+        return wish.precision, measure(backbone, vocab_size, micro_batch, wish.precision)
+    if device == "cuda":
+        import torch
+
+        precision: Precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+        return precision, measure(backbone, vocab_size, micro_batch, precision)
+    rates: dict[Precision, float] = {"fp32": measure(backbone, vocab_size, micro_batch, "fp32")}
+    if device == "cpu":
+        rates["bf16"] = measure(backbone, vocab_size, micro_batch, "bf16") / 1.2
+    precision = max(rates, key=lambda name: rates[name])
+    return precision, rates[precision] * (1.2 if precision == "bf16" else 1)
+
+
+def _micro_batch(backbone: Backbone, vocab_size: int, device: str) -> int:
+    """Windows at once: as many tokens as keep the device busy, and not more logits than 64 MiB (CPU) or 2 GiB."""
+    busy, logits = (4096, 64 << 20) if device == "cpu" else (65_536, 2 << 30)
+    tokens = min(busy, logits // (4 * vocab_size))
+    return max(1, tokens // backbone.context)
+
+
+def _batch_tokens(tokens: int) -> int:
+    """Tokens of a step: about a thousand steps in a short training, up to half a million tokens in a long one."""
+    return min(max(2048, 1 << round(math.log2(max(1, tokens / 1000)))), 1 << 19)
