@@ -12,15 +12,19 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from byteloom.corpus import Corpus, Document, machine_executables, machine_format
+from byteloom.corpus import Corpus, Document, machine_executables, machine_format, recognise
 from byteloom.errors import FileError
 
-EXECUTABLES = ("elf", "pe", "mach-o")
-SMALLEST = 4 << 10  # bytes; below are stubs
-PLATFORMS = ("win_amd64", "win32", "macosx_11_0_arm64", "macosx_10_13_x86_64", "manylinux2014_aarch64")
+SMALLEST = 4 << 10  # bytes; smaller files are stubs
+PLATFORMS = {  # the tag that pip knows, and what its wheels hold
+    "win_amd64": "PE x86-64",
+    "win32": "PE x86",
+    "macosx_11_0_arm64": "Mach-O arm64",
+    "macosx_10_13_x86_64": "Mach-O x86-64",
+    "manylinux2014_aarch64": "ELF AArch64",
+}
 PACKAGES = ("numpy", "lxml", "regex", "pydantic_core")
 
 
@@ -54,10 +58,23 @@ def download_wheels(platform: str, cache: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def wheel_binaries(wheels: Iterable[Path]) -> Iterator[Document]:
-    """The executables inside wheels; of a Mach-O for several architectures the arm64 one."""
-    for document in Corpus(wheels, formats=EXECUTABLES):
-        yield _arm64_part(document) if document.format == "mach-o fat" else document
+def extension_modules(wheel: Path) -> list[Document]:
+    """The extension modules inside a wheel, without the libraries of others that were bundled with them."""
+    modules = Corpus([wheel], formats=["elf", "pe", "mach-o"])
+    return [module for module in modules if ".libs/" not in module.name and ".dylibs/" not in module.name]
+
+
+def arm64_part(data: memoryview) -> memoryview:
+    """Of a Mach-O file for several architectures the part for arm64; any other file as it is.
+
+    Source: the header of Apple's <mach-o/fat.h>, big-endian: magic and count, then five words an architecture.
+    """
+    if recognise(data) == "mach-o fat":
+        for index in range(struct.unpack_from(">I", data, 4)[0]):
+            kind, _, offset, size, _ = struct.unpack_from(">5I", data, 8 + 20 * index)
+            if kind == 0x0100000C:  # CPU_TYPE_ARM64
+                return data[offset : offset + size]
+    return data
 
 
 def _pip_download(platform: str, folder: Path) -> None:
@@ -69,13 +86,3 @@ def _pip_download(platform: str, folder: Path) -> None:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise FileError(f"pip cannot download the {platform} wheels ({reason}); check the network, then run again")
-
-
-def _arm64_part(document: Document) -> Document:
-    """Source: the fat header of Apple's <mach-o/fat.h>; big-endian, five words an architecture."""
-    count = struct.unpack_from(">I", document.data, 4)[0]
-    for index in range(count):
-        kind, _, offset, size, _ = struct.unpack_from(">5I", document.data, 8 + 20 * index)
-        if kind == 0x0100000C:  # CPU_TYPE_ARM64
-            return Document(document.name, document.data[offset : offset + size])
-    return document
