@@ -96,3 +96,13 @@ def open_bytes(path: StrPath) -> memoryview:
         raise _sentence(error, path, "read") from error
     except ValueError as error:  # mmap: the file shrank to nothing between fstat and mmap
         raise FileError(f"cannot read {os.fspath(path)}: it shrank while it was opened; try again") from error
+
+
+def read_blocks(path: StrPath, size: int = 1 << 20) -> Iterator[bytes]:
+    """The bytes of a file or pipe in blocks of at most `size` bytes; nothing is mapped or kept. Raises FileError."""
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(size):
+                yield block
+    except OSError as error:
+        raise _sentence(error, path, "read") from error

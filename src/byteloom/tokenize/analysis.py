@@ -69,13 +69,24 @@ def telling_tokens(
 
     A token counts for the bytes that it saves, one less than its length each time. Given the counts `elsewhere`,
     say of other formats, it counts only as far as it is more frequent here than there (log ratio of its rates).
+    Parts of tokens already chosen, and more than three that look alike, are passed over.
     """
     saved = here * (tokenizer.token_lengths.astype(np.int64) - 1).clip(0)
     score = saved.astype(np.float64)
     if elsewhere is not None:
         score *= np.log((here + 0.5) / (here.sum() + 1) / ((elsewhere + 0.5) / (elsewhere.sum() + 1))).clip(0)
-    best = np.argsort(-score, kind="stable")[:limit]
-    return [int(token) for token in best if score[token] > 0]
+    chosen: dict[int, bytes] = {}
+    alike: Counter[str] = Counter()
+    for token in np.argsort(-score, kind="stable").tolist():
+        if len(chosen) >= limit or score[token] <= 0:
+            break
+        data = tokenizer.token_bytes(token)
+        meaning = guess_meaning(data)
+        if (meaning and alike[meaning] >= 3) or any(data in other or other in data for other in chosen.values()):
+            continue
+        chosen[token] = data
+        alike[meaning] += 1
+    return list(chosen)
 
 
 @dataclass(frozen=True)
