@@ -125,13 +125,13 @@ def train(
         print_json(result)
         return
     rate = training.bytes / 1e6 / max(training.seconds, 1e-9)
-    out.print(
-        f"{tokenizer.vocab_size:,} tokens from {training.documents:,} documents of {_size(training.bytes)} in "
-        f"{training.seconds:.1f} s ({rate:.0f} MB/s); a token has {result['mean_token_bytes']:.2f} bytes on average"
+    _line(
+        f"{tokenizer.vocab_size:,} tokens of {result['mean_token_bytes']:.2f} bytes on average, learned from "
+        f"{_size(training.bytes)} in {training.seconds:.1f} s ({rate:.0f} MB/s)"
     )
     for folder, member in written.items():
-        out.print(f"  {member.vocab_size:>7,}  {folder}", markup=False)
-    out.print(f"Next: byteloom tokenizer inspect FILE -t {output}", markup=False)
+        _line(f"  {member.vocab_size:>7,}  {folder}")
+    _line(f"Next: byteloom tokenizer inspect FILE -t {output}")
 
 
 @tokenizer_app.command()
@@ -183,8 +183,7 @@ def encode(
     if output != _STREAM and json:
         print_json({"bytes": size, "tokens": count, "output": output})
     elif output not in (None, _STREAM):
-        ratio = f", {size / count:.2f} bytes per token" if count else ""
-        out.print(f"{size:,} bytes, {count:,} tokens{ratio}: {output}", markup=False)
+        _line(f"{size:,} bytes, {count:,} tokens{_ratio(size, count)}: {output}")
 
 
 @tokenizer_app.command()
@@ -222,7 +221,7 @@ def decode(
     if json:
         print_json({"bytes": size, "output": str(output)})
     else:
-        out.print(f"{size:,} bytes: {output}", markup=False)
+        _line(f"{size:,} bytes: {output}")
 
 
 def _integer(value: str | int) -> int:
@@ -301,8 +300,7 @@ def inspect(
         print_json(whole | {"sections": rows, "spans": [span._asdict() for span in spans]})
         return
     kind = " ".join(filter(None, [document.format, document.info.architecture]))
-    ratio = _per_token(document.size, len(ids))
-    out.print(f"{file}: {kind}, {_size(document.size)}, {len(ids):,} tokens, {ratio} bytes per token", markup=False)
+    _line(f"{file}: {kind}, {_size(document.size)}, {len(ids):,} tokens{_ratio(document.size, len(ids))}")
     if document.info.problem:
         err.print(f"note: its headers cannot be trusted: {document.info.problem}", markup=False)
     out.print(render_hex(document.data, spans, sections=sections))
@@ -456,7 +454,7 @@ def export(
     if json:
         print_json({"vocab_size": bpe.vocab_size, "to": to, "output": str(output)})
     else:
-        out.print(f"{bpe.vocab_size:,} tokens: {output}", markup=False)
+        _line(f"{bpe.vocab_size:,} tokens: {output}")
 
 
 def _corpus(paths: list[str], formats: str | None, field: str | None) -> Corpus:
@@ -492,8 +490,13 @@ def _size(count: int) -> str:
     return decimal(count)
 
 
-def _per_token(size: int, tokens: int) -> str:
-    return f"{size / tokens:.2f}" if tokens else ""
+def _ratio(size: int, tokens: int) -> str:
+    return f", {size / tokens:.2f} bytes per token" if tokens else ""
+
+
+def _line(text: str) -> None:
+    """Print a line as it is: a path in it is neither markup nor broken in two."""
+    out.print(text, markup=False, soft_wrap=True)
 
 
 def _table(*left: str, right: Iterable[str], title: str | None = None) -> Table:
@@ -517,7 +520,7 @@ def _print_sections(rows: list[dict[str, Any]]) -> None:
             f"{row['offset']:#x}",
             f"{row['bytes']:,}",
             f"{row['tokens']:,}",
-            _per_token(row["bytes"], row["tokens"]),
+            f"{row['bytes'] / row['tokens']:.2f}" if row["tokens"] else "",
             f"{row['entropy']:.2f}",
         )
     out.print(table)
