@@ -43,6 +43,7 @@ ARCHIVE_ERRORS = (
 _BZIP2_BLOCKS = (bytes.fromhex("314159265359"), bytes.fromhex("177245385090"))  # first block, or end of an empty file
 _AR_MAGIC = b"!<arch>\n"
 _AR_HEADER = 60
+_ZSTD_STEP = 1 << 10  # compressed bytes unpacked at once; they become 32 MiB at most
 _ZIP_MAGIC = (b"PK\x03\x04", b"PK\x05\x06")
 
 
@@ -187,8 +188,35 @@ def _without_suffix(name: str) -> str:
     return stem if dot and stem else base
 
 
-def _zstd_reader(stream: BinaryIO) -> BinaryIO:
-    return cast(BinaryIO, zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True))
+class _ZstdStream(io.RawIOBase):
+    """zstandard's own reader takes a file that is cut off for one that ends; this one raises EOFError."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._frame: Any = None  # None between frames
+        self._compressed = b""
+        self._unpacked = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._unpacked:
+            self._compressed = self._compressed or self._stream.read(_ZSTD_STEP)
+            if not self._compressed:
+                if self._frame is not None:
+                    raise EOFError("the compressed data ends early")
+                return 0
+            if self._frame is None:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._unpacked = memoryview(self._frame.decompress(self._compressed))
+            self._compressed = self._frame.unused_data
+            if self._frame.eof:
+                self._frame = None
+        size = min(len(buffer), len(self._unpacked))
+        buffer[:size] = self._unpacked[:size]
+        self._unpacked = self._unpacked[size:]
+        return size
 
 
 # kind: (magic, a function from the compressed to the unpacked stream)
@@ -196,5 +224,5 @@ _DECOMPRESSORS: dict[str, tuple[bytes, Callable[[BinaryIO], Any]]] = {
     "gzip": (b"\x1f\x8b\x08", lambda stream: gzip.GzipFile(fileobj=stream)),
     "bzip2": (b"BZh", bz2.BZ2File),
     "xz": (b"\xfd7zXZ\0", lzma.LZMAFile),
-    "zstd": (b"\x28\xb5\x2f\xfd", _zstd_reader),
+    "zstd": (b"\x28\xb5\x2f\xfd", _ZstdStream),
 }

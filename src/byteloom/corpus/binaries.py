@@ -13,10 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any
 
 from byteloom.corpus.formats import recognise
+from byteloom.corpus.guards import macho_counts_fit
 
 LIEF_LIMIT = 2 << 30  # bytes; larger files are not handed to LIEF, which copies them
 
@@ -88,11 +89,10 @@ def _inside_file(info: FileInfo, file_size: int) -> FileInfo:
     problem = info.problem
     if any(section.offset + section.size > file_size for section in ordered):
         problem = "sections reach past the end of the file"
-    ends = [following.offset for _, following in pairwise(ordered)] + [file_size]
     sections = []
-    for section, end in zip(ordered, ends, strict=True):
-        size = min(section.size, end - section.offset, file_size - section.offset)
-        if size > 0:
+    for section, following in zip_longest(ordered, ordered[1:]):
+        end = min(following.offset, file_size) if following else file_size
+        if size := max(0, min(section.size, end - section.offset)):
             sections.append(replace(section, size=size))
     return replace(info, sections=tuple(sections), problem=problem)
 
@@ -139,7 +139,7 @@ def _read_elf(source: str | bytes, view: memoryview) -> FileInfo | None:
     bits = {1: 32, 2: 64}.get(view[4])
     machine = _name(binary.header.machine_type)
     abi = _name(binary.header.identity_os_abi)
-    missing = binary.header.numberof_sections > 0 and len(binary.sections) == 0
+    missing = len(binary.sections) < binary.header.numberof_sections
     return FileInfo(
         "elf",
         _ELF_BY_BITS.get(machine, {}).get(bits or 0) or _ELF_ARCHITECTURES.get(machine, machine.lower()),
@@ -248,6 +248,8 @@ _MACHO_PLATFORMS = {"MACOS": "macOS", "IOS": "iOS", "TVOS": "tvOS", "WATCHOS": "
 
 
 def _read_macho(source: str | bytes, view: memoryview) -> FileInfo | None:
+    if not macho_counts_fit(view):
+        return None
     lief, configs = _lief()
     fat = lief.MachO.parse(source, configs["mach-o"])
     slices = [_macho_slice(binary) for binary in fat] if fat is not None else []

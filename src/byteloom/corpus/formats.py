@@ -109,7 +109,7 @@ def _is_apk(view: memoryview) -> bool:
 
 def _is_text(view: memoryview) -> bool:
     if bytes(view[:2]) in _UTF16:
-        return len(view) > 2 and _decodes(view[: _TEXT_WINDOW & ~1], "utf-16")
+        return _is_utf16(view)
     starts = {0, max(0, len(view) // 2 - _TEXT_WINDOW // 2), max(0, len(view) - _TEXT_WINDOW)}
     return all(_is_utf8_window(view, start) for start in starts)
 
@@ -118,15 +118,24 @@ def _is_utf8_window(view: memoryview, start: int) -> bool:
     window = bytes(view[start : start + _TEXT_WINDOW])
     if start:  # the window may begin inside a character: drop up to three continuation bytes
         window = window[:3].lstrip(bytes(range(0x80, 0xC0))) + window[3:]
+    if not _has_few_controls(window):
+        return False
+    return _decoded(window, "utf-8", start + _TEXT_WINDOW >= len(view)) is not None
+
+
+def _is_utf16(view: memoryview) -> bool:
+    text = _decoded(bytes(view[:_TEXT_WINDOW]), "utf-16", len(view) <= _TEXT_WINDOW)
+    return text is not None and text != "" and _has_few_controls(text.encode("utf-8"))
+
+
+def _has_few_controls(window: bytes) -> bool:
     controls = len(window) - len(window.translate(None, _CONTROLS))
-    if b"\0" in window or controls > _CONTROL_SHARE * len(window):
-        return False
-    return _decodes(window, "utf-8", final=start + _TEXT_WINDOW >= len(view))
+    return b"\0" not in window and controls <= _CONTROL_SHARE * len(window)
 
 
-def _decodes(window: bytes | memoryview, encoding: str, final: bool = False) -> bool:
+def _decoded(window: bytes, encoding: str, final: bool) -> str | None:
+    """`window` as text, or None; an incomplete last character is fine unless the file ends there (`final`)."""
     try:
-        codecs.getincrementaldecoder(encoding)().decode(bytes(window), final)
+        return codecs.getincrementaldecoder(encoding)().decode(window, final)
     except UnicodeDecodeError:
-        return False
-    return True
+        return None
