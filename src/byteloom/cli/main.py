@@ -8,8 +8,11 @@ from typing import Annotated
 import typer
 
 from byteloom import __version__
+from byteloom.cli.bench import bench
 from byteloom.cli.console import err
 from byteloom.cli.corpus import corpus_app
+from byteloom.cli.methods import methods
+from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError
 
 app = typer.Typer(
@@ -17,6 +20,7 @@ app = typer.Typer(
     help="Any bytes into compact token sequences; sequence models trained on them and run fast.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -37,6 +41,9 @@ def _options(
 
 
 app.add_typer(corpus_app, name="corpus")
+app.add_typer(tokenizer_app, name="tokenizer")
+app.command(name="bench")(bench)
+app.command(name="methods")(methods)
 
 
 def main() -> None:
