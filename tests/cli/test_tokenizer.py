@@ -206,6 +206,7 @@ def test_compare(files, trained):
     assert set(everything["zstd_ratio"]) == {"3", "19"}
     text = call("compare", files, "-t", trained, "-t", trained / "270", "--sample", 0)
     assert "zstd -19" in text and "by format" in text and "raw bytes" in text
+    assert "10 are only in the first and 0 only in the second. 270 ids mean the same." in " ".join(text.split())
 
 
 def test_compare_refuses(files, trained):

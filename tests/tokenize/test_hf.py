@@ -117,6 +117,13 @@ def test_foreign_tokenizer_is_refused_in_a_sentence(tmp_path, folder):
         ByteTokenizer.from_pretrained(tmp_path)
 
 
+def test_damaged_tokenizer_is_refused_in_a_sentence(tmp_path, folder):
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes()[:2000])
+    (tmp_path / "tokenizer_config.json").write_bytes((folder / "tokenizer_config.json").read_bytes())
+    with pytest.raises(InvalidInputError, match=r"not valid JSON .* is it cut off"):
+        AutoTokenizer.from_pretrained(tmp_path)
+
+
 # Ids
 
 

@@ -391,6 +391,7 @@ def compare(
     """
     from byteloom.evaluate.tokenizer_comparison import compare_tokenizers
     from byteloom.tokenize import load_tokenizer
+    from byteloom.tokenize.analysis import vocabulary_difference
 
     if len(set(tokenizers)) < len(tokenizers):
         raise InvalidInputError("a tokenizer is named twice; name each once")
@@ -403,8 +404,14 @@ def compare(
         groups = compare_tokenizers(loaded, _documents(corpus), lambda done: report("measuring", done, total))
     if json:
         print_json([_group_json(group, loaded) for group in groups])
-    else:
-        _print_comparison(groups, loaded)
+        return
+    _print_comparison(groups, loaded)
+    if len(loaded) == 2:
+        difference = vocabulary_difference(*loaded.values())
+        out.print(
+            f"The two vocabularies share {difference.shared:,} tokens; {len(difference.only_first):,} are only in the "
+            f"first and {len(difference.only_second):,} only in the second. {difference.same_ids:,} ids mean the same."
+        )
 
 
 class _Target(StrEnum):

@@ -89,6 +89,13 @@ class ByteTokenizer(PreTrainedTokenizerBase):
                 "then call add_special_tokens"
             )
 
+    @classmethod
+    def _from_pretrained(cls, resolved_vocab_files: dict[str, Any], *args: Any, **kwargs: Any) -> ByteTokenizer:
+        # Read first, because transformers reads the file too and has no sentence for a damaged one.
+        if file := resolved_vocab_files.get("tokenizer_file"):
+            kwargs["bpe"] = BPE.load(file)
+        return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
+
     # The vocabulary
 
     @property
