@@ -201,6 +201,34 @@ def test_merges_with_inverted_ranks(tmp_path):
     assert back.extra_tokens == tables.extra_tokens
 
 
+@st.composite
+def any_merges(draw):
+    """Pairs of tokens that exist by then, in any order: several may make one token, wholes may precede parts."""
+    tokens, merges = list("abc"), []
+    for _ in range(draw(st.integers(1, 12))):
+        merge = [draw(st.sampled_from(tokens)), draw(st.sampled_from(tokens))]
+        if merge not in merges:
+            merges.append(merge)
+            tokens.append("".join(merge))
+    return draw(st.permutations(merges)) if draw(st.booleans()) else merges
+
+
+@pytest.mark.filterwarnings("ignore:the merge list is not one")
+@given(merges=any_merges(), texts=st.lists(st.text(alphabet="abc", max_size=40), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_any_merge_list_gives_the_ids_of_tokenizers(tmp_path_factory, merges, texts):
+    path = tmp_path_factory.mktemp("merges") / "tokenizer.json"
+    byte_tokenizer().save(path)
+    value = json.loads(path.read_text())
+    for merge in merges:
+        value["model"]["vocab"].setdefault("".join(merge), len(value["model"]["vocab"]))
+    value["model"]["merges"] = merges
+    path.write_text(json.dumps(value))
+    ours, theirs = BPE.load(path), Tokenizer.from_file(str(path))
+    for text in texts:
+        assert ours.encode(text.encode()).tolist() == theirs.encode(text).ids
+
+
 def test_free_ids_become_reserved_special_tokens(document, tmp_path):
     gap = copy.deepcopy(document)
     gap["model"]["vocab"]["qx"] = len(document["model"]["vocab"]) + 2
