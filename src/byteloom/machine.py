@@ -20,7 +20,7 @@ def machine_facts(device: str = "cpu") -> dict[str, str | int]:
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": round(memory_bytes() / 2**30),
         "device": device,
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -33,6 +33,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """The main memory of the machine; 8 GiB where the system does not tell (Windows)."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30
 
 
 def _version(package: str) -> str:
@@ -54,10 +62,3 @@ def _cpu_name() -> str:
     except (OSError, subprocess.SubprocessError):
         pass
     return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> int:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30)
-    except (AttributeError, OSError, ValueError):  # Windows has no sysconf
-        return 0

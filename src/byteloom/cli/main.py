@@ -11,6 +11,8 @@ from byteloom import __version__
 from byteloom.cli.bench import bench
 from byteloom.cli.console import err
 from byteloom.cli.corpus import corpus_app
+from byteloom.cli.fit import fit
+from byteloom.cli.generate import generate
 from byteloom.cli.methods import methods
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError
@@ -43,6 +45,8 @@ def _options(
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command(name="bench")(bench)
+app.command(name="fit")(fit)
+app.command(name="generate")(generate)
 app.command(name="methods")(methods)
 
 

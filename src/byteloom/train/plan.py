@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
 
 from byteloom.errors import InvalidInputError
 
@@ -20,6 +22,7 @@ Precision = Literal["fp32", "bf16"]
 
 TOKENS_PER_PARAMETER = 20  # compute-optimal training, Hoffmann et al. 2022 (Chinchilla), arXiv 2203.15556
 PASSES = 4  # over the corpus: as good as fresh data up to here, Muennighoff et al. 2023, arXiv 2305.16264
+BUSY_CPU, BUSY_GPU = 2048, 32_768  # tokens at once that keep a device busy
 CHECKPOINT_SECONDS = 30
 CURVE_POINTS = 60
 EVALUATIONS = 4
@@ -164,7 +167,7 @@ class Wish:
     seed: int = 0
 
 
-Measure = Callable[[Backbone, int, int, Precision], float]  # of one device: tokens a second
+Measure = Callable[[Backbone, int, int, Precision], float]  # -> tokens a second of one device; see tokens_per_second
 
 
 def make_plan(
@@ -172,41 +175,47 @@ def make_plan(
 ) -> Plan:
     """Turn a wish into a plan for `corpus_tokens` of training data.
 
-    A given time buys tokens at the measured rate, at most PASSES over the corpus. Without a given backbone it is the
-    largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than "tiny": in minutes on a
-    CPU even that is trained short, and yet a smaller one does worse.
+    A given time buys tokens at the rate that `measure` finds, at most PASSES over the corpus. Without a given
+    backbone it is the largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than
+    "tiny": minutes on a CPU train even that too short, and yet a smaller one does no better.
     """
     if (wish.minutes if wish.tokens is None else wish.tokens) <= 0:
         raise InvalidInputError("the time and the tokens to train for must be positive")
-    backbones = list(SIZES.values()) if wish.backbone is None else [wish.backbone]
-    chosen: tuple[Backbone, Precision, float, int] | None = None
-    for backbone in backbones:
-        micro_batch = wish.micro_batch or _micro_batch(backbone, vocab_size, device)
-        if chosen and not _affordable(backbone, vocab_size, chosen, wish, corpus_tokens):
+
+    def enough(backbone: Backbone, tokens: float) -> bool:
+        return tokens >= TOKENS_PER_PARAMETER * backbone.parameters(vocab_size)
+
+    def tokens_at(rate: float) -> int:
+        return wish.tokens or int(min(wish.minutes * 60 * rate * world_size, PASSES * corpus_tokens))
+
+    smallest, *larger = list(SIZES.values()) if wish.backbone is None else [wish.backbone]
+    speed = _measure(smallest, vocab_size, wish, device, measure)
+    backbone = smallest
+    for candidate in larger:
+        # Measuring takes seconds: only what would do if it were used twice as well as the smaller one.
+        ratio = backbone.flops_per_token(vocab_size) / candidate.flops_per_token(vocab_size)
+        if not enough(candidate, tokens_at(2 * ratio * speed.rate)):
             break
-        precision, rate = _fastest(backbone, vocab_size, micro_batch, wish, device, measure)
-        tokens = _tokens(wish, rate * world_size, corpus_tokens)
-        if chosen and tokens < TOKENS_PER_PARAMETER * backbone.parameters(vocab_size):
+        faster = _measure(candidate, vocab_size, wish, device, measure)
+        if not enough(candidate, tokens_at(faster.rate)):
             break
-        chosen = backbone, precision, rate, tokens
-    assert chosen is not None
-    backbone, precision, rate, tokens = chosen
-    micro_batch = wish.micro_batch or _micro_batch(backbone, vocab_size, device)
-    micro_tokens = micro_batch * backbone.context * world_size
-    batch_tokens = wish.batch_tokens or _batch_tokens(tokens)
-    accumulation = max(1, round(batch_tokens / micro_tokens))
+        backbone, speed = candidate, faster
+
+    tokens = tokens_at(speed.rate)
+    micro_tokens = speed.micro_batch * backbone.context * world_size
+    accumulation = max(1, round((wish.batch_tokens or _batch_tokens(tokens)) / micro_tokens))
     step_tokens = accumulation * micro_tokens
     steps = max(1, round(tokens / step_tokens))
-    log_steps, save_steps = _intervals(steps, CHECKPOINT_SECONDS * rate * world_size / step_tokens)
+    log_steps, save_steps = _intervals(steps, CHECKPOINT_SECONDS * speed.rate * world_size / step_tokens)
     return Plan(
         backbone=backbone,
         vocab_size=vocab_size,
         steps=steps,
-        micro_batch=micro_batch,
+        micro_batch=speed.micro_batch,
         accumulation=accumulation,
         world_size=world_size,
         learning_rate=wish.learning_rate or min(3e-3, 0.6 / backbone.hidden_size),
-        precision=precision,
+        precision=speed.precision,
         device=device,
         threads=threads,
         seed=wish.seed,
@@ -216,52 +225,45 @@ def make_plan(
     )
 
 
+class _Speed(NamedTuple):
+    """How one device trains a backbone best: tokens a second, precision, windows at once."""
+
+    rate: float
+    precision: Precision
+    micro_batch: int
+
+
+def _measure(backbone: Backbone, vocab_size: int, wish: Wish, device: str, measure: Measure) -> _Speed:
+    """The faster precision and its speed. On a CPU bf16 has to pay clearly, on a GPU it is the rule."""
+    precisions: list[Precision] = ["fp32", "bf16"]
+    if wish.precision is not None:
+        precisions = [wish.precision]
+    elif device == "cuda" and torch.cuda.is_bf16_supported():
+        precisions = ["bf16"]
+    elif device != "cpu":
+        precisions = ["fp32"]
+    micro_batch = wish.micro_batch or max(1, (BUSY_CPU if device == "cpu" else BUSY_GPU) // backbone.context)
+    while True:
+        try:
+            speeds = [_Speed(measure(backbone, vocab_size, micro_batch, p), p, micro_batch) for p in precisions]
+        except torch.OutOfMemoryError:
+            if micro_batch == 1 or wish.micro_batch:
+                raise InvalidInputError(
+                    f"a model with hidden size {backbone.hidden_size} and {backbone.layers} layers does not fit into "
+                    f"the memory of the device with {micro_batch} windows; choose fewer windows or a smaller model"
+                ) from None
+            micro_batch //= 2
+            continue
+        return max(speeds, key=lambda speed: speed.rate / (1.2 if speed.precision == "bf16" else 1))
+
+
+def _batch_tokens(tokens: int) -> int:
+    """Tokens of a step: 2,048 for two million tokens of training, growing with their square root, as the critical
+    batch size does (Zhang et al. 2024, arXiv 2410.21676); a power of two."""
+    return max(2048, 1 << round(math.log2(2048 * math.sqrt(max(tokens, 1) / 2e6))))
+
+
 def _intervals(steps: int, save_steps: float) -> tuple[int, int]:
     """(log_steps, save_steps): a checkpoint falls on a point of the curve, so that a resumed curve is whole."""
     log_steps = math.ceil(steps / CURVE_POINTS)
     return log_steps, max(1, round(save_steps / log_steps)) * log_steps
-
-
-def _tokens(wish: Wish, rate: float, corpus_tokens: int) -> int:
-    if wish.tokens is not None:
-        return wish.tokens
-    return int(min(wish.minutes * 60 * rate, PASSES * corpus_tokens))
-
-
-def _affordable(
-    backbone: Backbone, vocab_size: int, smaller: tuple[Backbone, Precision, float, int], wish: Wish, corpus: int
-) -> bool:
-    """Whether measuring `backbone` is worth its seconds: even at twice the efficiency of the smaller one?"""
-    ratio = smaller[0].flops_per_token(vocab_size) / backbone.flops_per_token(vocab_size)
-    tokens = wish.tokens or min(2 * ratio * smaller[3], PASSES * corpus)
-    return tokens >= TOKENS_PER_PARAMETER * backbone.parameters(vocab_size)
-
-
-def _fastest(
-    backbone: Backbone, vocab_size: int, micro_batch: int, wish: Wish, device: str, measure: Measure
-) -> tuple[Precision, float]:
-    """The precision to train in, and its tokens a second. bf16 is taken on a CPU only where it clearly pays."""
-    if wish.precision is not None:
-        return wish.precision, measure(backbone, vocab_size, micro_batch, wish.precision)
-    if device == "cuda":
-        import torch
-
-        precision: Precision = "bf16" if torch.cuda.is_bf16_supported() else "fp32"
-        return precision, measure(backbone, vocab_size, micro_batch, precision)
-    rates: dict[Precision, float] = {"fp32": measure(backbone, vocab_size, micro_batch, "fp32")}
-    if device == "cpu":
-        rates["bf16"] = measure(backbone, vocab_size, micro_batch, "bf16") / 1.2
-    precision = max(rates, key=lambda name: rates[name])
-    return precision, rates[precision] * (1.2 if precision == "bf16" else 1)
-
-
-def _micro_batch(backbone: Backbone, vocab_size: int, device: str) -> int:
-    """Windows at once: as many tokens as keep the device busy, and not more logits than 64 MiB (CPU) or 2 GiB."""
-    busy, logits = (4096, 64 << 20) if device == "cpu" else (65_536, 2 << 30)
-    tokens = min(busy, logits // (4 * vocab_size))
-    return max(1, tokens // backbone.context)
-
-
-def _batch_tokens(tokens: int) -> int:
-    """Tokens of a step: about a thousand steps in a short training, up to half a million tokens in a long one."""
-    return min(max(2048, 1 << round(math.log2(max(1, tokens / 1000)))), 1 << 19)

@@ -53,6 +53,14 @@ class Shards:
         """Document bytes that one token of the stream stands for, on average over the shards."""
         return self.bytes / self.tokens
 
+    def check(self, context: int) -> None:
+        """Raise InvalidInputError when there is no whole window of `context` tokens."""
+        if max(len(array) for array in self.arrays()) < context:
+            raise InvalidInputError(
+                f"the training documents give {self.tokens} tokens, less than one window of {context}; "
+                "add files or lower the context"
+            )
+
     def arrays(self) -> list[np.ndarray]:
         """The shards as memory-mapped arrays of ids, in order."""
         try:
@@ -138,16 +146,12 @@ class Windows(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(self, shards: Shards, context: int, count: int, seed: int) -> None:
+        shards.check(context)
         self._arrays = shards.arrays()
         self._context = context
         self._count = count
         self._seed = seed
         self._ends = np.cumsum([len(array) // context for array in self._arrays])
-        if self._ends[-1] == 0:
-            raise InvalidInputError(
-                f"the training documents give {shards.tokens} tokens, less than one window of {context}; "
-                "add files or lower the context"
-            )
         self._epoch = -1
         self._order = np.empty(0, dtype=np.int64)
 

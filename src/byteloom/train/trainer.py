@@ -36,6 +36,7 @@ from transformers import (
 from byteloom.errors import FileError
 from byteloom.files import read_json, write_json
 from byteloom.train.plan import Backbone, Plan, Precision
+from byteloom.train.processes import PATIENCE, wait_for_all
 from byteloom.train.progress import Progress, silent
 from byteloom.train.shards import Shards, Windows
 
@@ -68,7 +69,7 @@ def train_model(
     done = folder / "trained.json"
     if not done.exists():
         _keep_freed_memory()
-        with _torch_threads(plan.threads), _quiet_transformers():
+        with _torch_threads(plan.threads), quiet_transformers():
             _train(plan, shards, folder, judge, progress, label)
     facts = read_json(done)
     return Trained(folder=folder / "model", **facts)
@@ -95,6 +96,21 @@ def tokens_per_second(
                 torch.accelerator.synchronize()
             seconds.append(time.perf_counter() - began)
     return ids_BT.numel() / min(seconds[1:])
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No warnings and progress bars of transformers inside this context."""
+    logging = transformers.utils.logging
+    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before[0])
+        if before[1]:
+            logging.enable_progress_bar()
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -133,7 +149,7 @@ def _train(plan: Plan, shards: Shards, folder: Path, judge: Judge, progress: Pro
         (folder / "model" / "training_args.bin").unlink()
         write_json(folder / "trained.json", _curves(plan, shards, trainer.state.log_history))
         shutil.rmtree(checkpoints, ignore_errors=True)
-    trainer.accelerator.wait_for_everyone()
+    wait_for_all()
 
 
 def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
@@ -164,7 +180,7 @@ def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
         disable_tqdm=True,
         dataloader_num_workers=0,  # a window is a slice of a mapped file: another process would only cost
         dataloader_pin_memory=plan.device == "cuda",
-        ddp_timeout=24 * 3600,  # rank 0 prepares the corpus while the others wait
+        ddp_timeout=int(PATIENCE.total_seconds()),
     )
 
 
@@ -252,20 +268,6 @@ def _torch_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    logging = transformers.utils.logging
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before[0])
-        if before[1]:
-            logging.enable_progress_bar()
 
 
 def _keep_freed_memory() -> None:

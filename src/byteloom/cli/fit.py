@@ -1,0 +1,177 @@
+"""`byteloom fit`: files in; a tokenizer, a model and a report out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from byteloom.cli.console import JsonFlag, err, out, print_json, progress
+from byteloom.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from byteloom.train.plan import Backbone
+
+_TOKENS = "The tokens"
+_MODEL = "The model"
+_TRAINING = "The training"
+
+
+def fit(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, archives or quoted glob patterns.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything that is made.")],
+    minutes: Annotated[float, typer.Option(help="Training time for each model; decides on its size too.")] = 2.0,
+    formats: Annotated[
+        str | None,
+        typer.Option(help="Only these formats, with commas, such as elf,pe; see `byteloom corpus stats -h`."),
+    ] = None,
+    sample_mb: Annotated[
+        float | None, typer.Option(help="Use a part of about this many megabytes, chosen by hash.")
+    ] = None,
+    validation: Annotated[float, typer.Option(help="Share of the documents to hold out and to judge on.")] = 0.1,
+    validation_kb: Annotated[int, typer.Option(help="Kilobytes of held-out documents to judge the models on.")] = 256,
+    seed: Annotated[int, typer.Option(help="The same seed, files and plan give the same result.")] = 0,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in DIR.")] = False,
+    keep_work: Annotated[bool, typer.Option("--keep-work", help="Keep token shards and plan in DIR/.work.")] = False,
+    tokenizer: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_TOKENS, help='"bpe" trains one; "bytes"; or a tokenizer folder or file to use as it is.'
+        ),
+    ] = "bpe",
+    vocab_size: Annotated[
+        int | None, typer.Option(rich_help_panel=_TOKENS, help="Vocabulary of the model. Default: by corpus size.")
+    ] = None,
+    family: Annotated[
+        str, typer.Option(rich_help_panel=_TOKENS, help="Nested vocabularies to keep beside it, with commas.")
+    ] = "4096,8192,16384,32768,65536",
+    no_baseline: Annotated[
+        bool, typer.Option("--no-baseline", rich_help_panel=_TOKENS, help="Train no raw-byte model to compare with.")
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(rich_help_panel=_MODEL, help="tiny, mini, small, base, medium or large. Default: by the minutes."),
+    ] = None,
+    hidden_size: Annotated[
+        int | None, typer.Option(rich_help_panel=_MODEL, help="Width, instead of the size's.")
+    ] = None,
+    layers: Annotated[int | None, typer.Option(rich_help_panel=_MODEL, help="Depth, instead of the size's.")] = None,
+    heads: Annotated[
+        int | None, typer.Option(rich_help_panel=_MODEL, help="Attention heads, instead of the size's.")
+    ] = None,
+    context: Annotated[
+        int | None, typer.Option(rich_help_panel=_MODEL, help="Window in tokens, instead of the size's.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(rich_help_panel=_TRAINING, help="Train on so many tokens, instead of minutes.")
+    ] = None,
+    batch_tokens: Annotated[
+        int | None, typer.Option(rich_help_panel=_TRAINING, help="Tokens of an optimiser step, over all devices.")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(rich_help_panel=_TRAINING, help="Windows on a device at once; fewer need less memory.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(rich_help_panel=_TRAINING, help="Peak rate of AdamW.")] = None,
+    precision: Annotated[
+        Literal["fp32", "bf16"] | None, typer.Option(rich_help_panel=_TRAINING, help="Default: the faster one here.")
+    ] = None,
+    fsdp: Annotated[
+        bool, typer.Option("--fsdp", rich_help_panel=_TRAINING, help="Under torchrun, shard the model (FSDP).")
+    ] = False,
+    json: JsonFlag = False,
+) -> None:
+    """Fit a tokenizer and a language model to files, and write a report.
+
+    Use it for a first model of any bytes: executables, firmware, logs, text. It trains a byte-pair tokenizer, a
+    small Llama on its tokens, and a raw-byte model with equal compute to compare with; then it judges both on
+    held-out files. DIR loads with AutoTokenizer and AutoModelForCausalLM; DIR/report.html shows the rest. When it was
+    killed, the same command goes on. On several GPUs: torchrun --nproc-per-node N -m byteloom fit ...
+
+    Example: byteloom fit /usr/bin -o my-model --formats elf --minutes 10
+    """
+    from byteloom.tasks.fit import fit as run
+    from byteloom.tasks.prepare import Source
+    from byteloom.train.plan import Wish
+
+    source = Source(
+        paths=tuple(paths),
+        formats=tuple(name.strip() for name in formats.split(",")) if formats else None,
+        sample_bytes=int(sample_mb * 1e6) if sample_mb is not None else None,
+        validation=validation,
+        validation_bytes=validation_kb << 10,
+        tokenizer=tokenizer,
+        vocab_size=vocab_size,
+        family=_sizes(family),
+        baseline=not no_baseline,
+        seed=seed,
+    )
+    wish = Wish(
+        minutes=minutes,
+        tokens=tokens,
+        backbone=_backbone(size, hidden_size, layers, heads, context),
+        batch_tokens=batch_tokens,
+        micro_batch=micro_batch,
+        learning_rate=learning_rate,
+        precision=precision,
+        fsdp=fsdp,
+        seed=seed,
+    )
+    with progress() as report:
+        facts = run(source, wish, output, overwrite=overwrite, keep_work=keep_work, progress=report)
+    if not facts:
+        return  # another process of torchrun has them
+    if json:
+        print_json(facts)
+    else:
+        _print(facts, output)
+
+
+def _sizes(family: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(size) for size in family.split(","))
+    except ValueError as error:
+        raise InvalidInputError(f"--family takes vocabulary sizes with commas, not {family!r}") from error
+
+
+def _backbone(
+    size: str | None, hidden_size: int | None, layers: int | None, heads: int | None, context: int | None
+) -> Backbone | None:
+    """The wished shape; None when nothing was said about it."""
+    from byteloom.train.plan import SIZES
+
+    given = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "context": context}
+    changes = {name: value for name, value in given.items() if value is not None}
+    if size is None and not changes:
+        return None
+    if size is not None and size not in SIZES:
+        raise InvalidInputError(f"--size is one of {', '.join(SIZES)}, not {size!r}")
+    return replace(SIZES[size or "tiny"], **changes)
+
+
+def _print(facts: dict[str, Any], folder: Path) -> None:
+    from rich.filesize import decimal
+    from rich.table import Table
+
+    names = {"bpe": f"BPE, {facts['tokenizer']['vocab_size']:,} ids", "bytes": "raw bytes"}
+    table = Table("Model")
+    for title in ("Bits per byte", "Bytes per token", "Parameters", "Bytes seen", "Bytes/s", "Seconds"):
+        table.add_column(title, justify="right")
+    for kind, model in facts["models"].items():
+        table.add_row(
+            names[kind],
+            f"{model['bits_per_byte']:.3f}",
+            f"{model['bytes_per_token']:.2f}",
+            f"{model['parameters']:,}",
+            decimal(model["bytes_seen"]),
+            f"{model['bytes_per_s']:,.0f}",
+            f"{model['seconds']:.0f}",
+        )
+    out.print(table)
+    for note in facts["notes"]:
+        err.print(f"note: {note}", markup=False)
+    out.print(f"Model and tokenizer  {folder}", markup=False)
+    if (folder / "report.html").exists():
+        out.print(f"Report               {folder / 'report.html'}", markup=False)
+    out.print(f"Next                 byteloom generate {folder} --prompt-file FILE", markup=False)

@@ -1,0 +1,237 @@
+"""The main job: a folder of files in; a tokenizer, a language model, measurements and a report out.
+
+Use it for a first model of any bytes, and for an honest comparison of BPE with raw bytes: both models have one
+backbone, are trained with equal compute, and are judged in bits per byte on the same held-out bytes. Source: Binary
+BPE, arXiv 2511.17573. Cost: the wished training time for each model, and about a minute for everything else.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+import byteloom
+from byteloom.errors import FileError, InvalidInputError, MissingExtraError
+from byteloom.evaluate.bits_per_byte import BitsPerByte, bits_per_byte
+from byteloom.files import StrPath, atomic_write, read_json, write_json
+from byteloom.machine import machine_facts
+from byteloom.tasks.prepare import Prepared, Source, prepare
+from byteloom.tasks.report import write_report
+from byteloom.tokenize import BPE
+from byteloom.train.plan import PASSES, Plan, Wish, make_plan
+from byteloom.train.processes import process, wait_for_all
+from byteloom.train.progress import Progress, silent
+from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, train_model
+
+FORMAT = 1  # of fit.json
+WORK = ".work"
+OURS = (
+    *(WORK, "samples", "tokenizers", "baseline", "fit.json", "report.html", "tokenizer.json"),
+    *("tokenizer_config.json", "config.json", "generation_config.json", "model.safetensors"),
+)
+LABELS = {"bpe": "training the BPE model", "bytes": "training the raw-byte model"}
+
+
+def fit(
+    source: Source,
+    wish: Wish,
+    folder: StrPath,
+    *,
+    overwrite: bool = False,
+    keep_work: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Fit a tokenizer and a model (and a raw-byte baseline) to `source`; the result is what folder/fit.json holds.
+
+    `folder` then loads with AutoTokenizer and AutoModelForCausalLM, folder/baseline likewise. After a kill or an
+    interruption the same call goes on where it stopped and gives the same result. Under torchrun every process calls
+    this; the first one prepares and judges. Raises InvalidInputError for a corpus that is too small and for a folder
+    that holds something else (`overwrite` clears a run of fit, and nothing else), FileError when writing fails.
+    """
+    folder = Path(folder)
+    work = folder / WORK
+    rank, processes = process()
+    if rank == 0:
+        _claim(folder, {"source": asdict(source), "wish": asdict(wish)}, overwrite)
+        prepared = prepare(source, folder, work, progress)
+        _plan(wish, prepared, work, processes)
+    wait_for_all()
+    if rank != 0:
+        prepared = prepare(source, folder, work, silent)  # reads what the first process made
+    plans = {kind: Plan.from_json(plan) for kind, plan in read_json(work / "plan.json").items()}
+    trained = {}
+    for kind, plan in plans.items():
+        if plan.world_size != processes:
+            raise InvalidInputError(
+                f"the run in {folder} was begun with {plan.world_size} processes; go on with as many, or --overwrite"
+            )
+        trained[kind] = train_model(
+            plan,
+            prepared.shards[kind],
+            work / kind,
+            judge=functools.partial(_bits, plan=plan, tokenizer=prepared.tokenizers[kind], blocks=prepared.blocks),
+            progress=progress if rank == 0 else silent,
+            label=LABELS[kind],
+        )
+    if rank != 0:
+        return {}
+    return _finish(source, wish, folder, prepared, plans, trained, keep_work, progress)
+
+
+def _claim(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
+    """Make `folder` the home of this run, or find that it is already. The request decides which run it is."""
+    request = json.loads(json.dumps(request))  # tuples become lists, as they do in the file
+    begun = folder / WORK / "request.json"
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"{folder} is a file, not a folder; name another output folder")
+    if overwrite and (begun.exists() or (folder / "fit.json").exists()):
+        for path in [*(folder / name for name in OURS), *folder.glob("model-*-of-*.safetensors")]:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+    if begun.exists():
+        earlier = read_json(begun)
+        if earlier != request:
+            differing = [
+                key for part in request for key in request[part] if earlier[part].get(key) != request[part][key]
+            ]
+            raise InvalidInputError(
+                f"{folder} holds an unfinished run with another {', '.join(differing)}; "
+                "give the same options to go on, name another folder, or add --overwrite"
+            )
+    elif (folder / "fit.json").exists():
+        raise InvalidInputError(f"{folder} holds a finished run; name another folder or add --overwrite")
+    elif folder.exists() and any(path.name != WORK for path in folder.iterdir()):
+        raise InvalidInputError(f"{folder} holds other files; name a new or an empty folder")
+    else:
+        write_json(begun, request)
+
+
+def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
+    """Decide on the training and write it down, once: a resumed run reads the plan and measures nothing."""
+    if (work / "plan.json").exists():
+        return
+    first, *others = prepared.tokenizers
+    device = torch.accelerator.current_accelerator()
+    name, threads = device.type if device else "cpu", torch.get_num_threads()
+    plan = make_plan(
+        wish,
+        vocab_size=prepared.tokenizers[first].vocab_size,
+        corpus_tokens=prepared.shards[first].tokens,
+        device=name,
+        threads=threads,
+        world_size=processes,
+        measure=functools.partial(tokens_per_second, device=name, threads=threads),
+    )
+    plans = {first: plan}
+    for kind in others:
+        plans[kind] = plan.with_equal_compute(prepared.tokenizers[kind].vocab_size)
+    for kind, planned in plans.items():
+        prepared.shards[kind].check(planned.backbone.context)
+    write_json(work / "plan.json", {kind: planned.to_json() for kind, planned in plans.items()})
+
+
+def _judge(model: PreTrainedModel, plan: Plan, tokenizer: BPE, blocks: list[bytes]) -> BitsPerByte:
+    """Held-out bits per byte in the precision of the training; every token sees at least a quarter of a window."""
+    with torch.autocast(plan.device, torch.bfloat16, enabled=plan.precision == "bf16"):
+        return bits_per_byte(model, tokenizer, blocks, stride=max(1, plan.backbone.context * 3 // 4))
+
+
+def _bits(model: PreTrainedModel, plan: Plan, tokenizer: BPE, blocks: list[bytes]) -> float:
+    return _judge(model, plan, tokenizer, blocks).bits_per_byte
+
+
+def _finish(
+    source: Source,
+    wish: Wish,
+    folder: Path,
+    prepared: Prepared,
+    plans: dict[str, Plan],
+    trained: dict[str, Trained],
+    keep_work: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Put models and tokenizers in place, judge them, write fit.json and the report, clear the work folder."""
+    models = {}
+    for number, (kind, training) in enumerate(trained.items()):
+        place = "baseline" if number else "."
+        progress("judging on held-out bytes", number, len(trained))
+        for file in sorted(training.folder.iterdir()):
+            with atomic_write(folder / place / file.name) as target, file.open("rb") as origin:
+                shutil.copyfileobj(origin, target)
+        prepared.tokenizers[kind].save(folder / place)
+        models[kind] = _model_facts(place, folder / place, plans[kind], training, prepared, kind)
+    progress("judging on held-out bytes", len(trained), len(trained))
+    kind, plan = next(iter(plans.items()))
+    notes = prepared.facts["tokenizer"].pop("notes") + _notes(wish, plan, prepared.shards[kind].tokens)
+    facts = {
+        "format": FORMAT,
+        "byteloom": byteloom.__version__,
+        "seed": source.seed,
+        "paths": list(source.paths),
+        "machine": machine_facts(torch.cuda.get_device_name() if plan.device == "cuda" else plan.device),
+        **prepared.facts,
+        "models": models,
+        "notes": notes,
+    }
+    write_json(folder / "fit.json", facts)
+    try:
+        write_report(folder)
+    except MissingExtraError as error:
+        facts["notes"].append(f"no report was written: {error}")
+        write_json(folder / "fit.json", facts)
+    (folder / WORK / "request.json").unlink()  # from here on the run is finished
+    if not keep_work:
+        shutil.rmtree(folder / WORK)
+    return facts
+
+
+def _model_facts(
+    place: str, folder: Path, plan: Plan, training: Trained, prepared: Prepared, kind: str
+) -> dict[str, Any]:
+    with quiet_transformers():
+        model = AutoModelForCausalLM.from_pretrained(folder).to(plan.device)
+    judged = _judge(model, plan, prepared.tokenizers[kind], prepared.blocks)
+    bytes_per_token = prepared.shards[kind].bytes_per_token
+    tokens = plan.steps * plan.tokens_per_step
+    last = {"step": plan.steps, "seconds": training.seconds, "bits_per_byte": judged.bits_per_byte}
+    return {
+        "folder": place,
+        "vocab_size": plan.vocab_size,
+        "parameters": plan.backbone.parameters(plan.vocab_size),
+        "config": asdict(plan.backbone),
+        "training": {
+            "batch_tokens": plan.tokens_per_step,
+            "learning_rate": plan.learning_rate,
+            "precision": plan.precision,
+            "processes": plan.world_size,
+            "flops": tokens * plan.backbone.flops_per_token(plan.vocab_size),
+        },
+        "context_tokens": plan.backbone.context,
+        "bytes_per_token": bytes_per_token,
+        "seconds": training.seconds,
+        "steps": plan.steps,
+        "tokens_seen": tokens,
+        "bytes_seen": round(tokens * bytes_per_token),
+        "tokens_per_s": tokens / training.seconds,
+        "bytes_per_s": tokens * bytes_per_token / training.seconds,
+        "curve": training.curve,
+        "validation_curve": [*training.validation_curve, last],
+        "bits_per_byte": judged.bits_per_byte,
+        "validation_bytes": judged.bytes,
+    }
+
+
+def _notes(wish: Wish, plan: Plan, corpus_tokens: int) -> list[str]:
+    """What a user would wonder about: a training that is shorter than the wished time."""
+    if wish.tokens is None and plan.steps * plan.tokens_per_step > 0.99 * PASSES * corpus_tokens:
+        return [f"training stopped after {PASSES} passes over the corpus; more data, not more time, would help"]
+    return []
