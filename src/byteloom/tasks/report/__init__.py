@@ -13,6 +13,7 @@ from pathlib import Path
 from byteloom.errors import MissingExtraError
 from byteloom.files import atomic_write
 from byteloom.tasks.report.collect import MODEL_COLOURS, MODEL_NAMES, WINDOW, Report, collect, group_name, size
+from byteloom.tasks.report.hexdump import short_hex
 from byteloom.tokenize.segments import printable
 
 __all__ = ["write_report"]
@@ -40,7 +41,7 @@ def _render(report: Report) -> str:
     except ImportError as error:
         raise MissingExtraError("jinja2", "tasks") from error
     environment = Environment(loader=FileSystemLoader(_HERE), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"size": size, "printable": printable, "group_name": group_name}
+    environment.filters |= {"size": size, "printable": printable, "group_name": group_name, "short_hex": short_hex}
     return environment.get_template("report.html").render(
         r=report,
         window=WINDOW,

@@ -15,11 +15,12 @@ import numpy as np
 from byteloom.errors import FileError, InvalidInputError
 from byteloom.evaluate.compression import ALL, CompressionRow, bytes_per_token, context_bytes
 from byteloom.files import read_json
-from byteloom.tasks.report.charts import Line, LineChart, line_chart, short
+from byteloom.tasks.report.charts import Line, LineChart, line_chart, round_ticks, short
 from byteloom.tasks.report.hexdump import HexView, hex_view
 from byteloom.tasks.report.samples import read_samples
-from byteloom.tasks.report.telling import TellingToken, telling_tokens
+from byteloom.tasks.report.telling import TellingToken, token_table
 from byteloom.tokenize import load_tokenizer
+from byteloom.tokenize.analysis import length_statistics, token_counts
 
 if TYPE_CHECKING:
     from byteloom.tokenize import BPE
@@ -34,6 +35,10 @@ LONGEST_BAR = 32  # bytes; longer tokens share the last bar
 
 MODEL_NAMES = {"bpe": "BPE", "bytes": "Raw bytes"}
 MODEL_COLOURS = {"bpe": 1, "bytes": 2}
+FILTER_NAMES = {
+    "format": "another format", "duplicate": "duplicate", "entropy": "entropy", "min_size": "too small",
+    "max_size": "too large",
+}  # fmt: skip
 FORMAT_NAMES = {
     "elf": "ELF", "pe": "PE", "mach-o": "Mach-O", "mach-o fat": "Mach-O fat", "coff": "COFF", "dex": "DEX",
     "apk": "APK", "wasm": "WebAssembly", "text": "text", "empty": "empty", "other": "other",
@@ -63,7 +68,7 @@ class CompressionTable:
 class WindowBar:
     """How much file one window of WINDOW tokens holds."""
 
-    group: str
+    label: str
     bytes: int
     gain: float  # times as much as WINDOW bytes
     percent: float  # of the longest bar
@@ -85,7 +90,8 @@ class Lengths:
     bars: tuple[LengthBar, ...]
     mean: float  # bytes, over learned and byte tokens
     three: float  # share of 3-byte tokens in the vocabulary
-    top: float  # the highest share, for scaling
+    top: float  # share at the top of the chart
+    ticks: tuple[tuple[float, str], ...]  # (percent from the top, text)
 
 
 @dataclass(frozen=True)
@@ -103,11 +109,12 @@ class Report:
     figures: tuple[Figure, ...]
     corpus: Mapping[str, Any]
     corpus_rows: tuple[Mapping[str, Any], ...]
-    skipped: tuple[tuple[str, int], ...]  # reason, files
+    left_out: tuple[tuple[str, int], ...]  # reason, files
     tokenizer: Mapping[str, Any]
+    largest: int  # vocabulary of the largest family member, which `lengths` and `tokens` show
     compression: CompressionTable | None
     compression_chart: LineChart | None
-    vocab_size: int  # that the window bars and headline figures are for
+    window_gain: float | None  # bytes per token of all held-out files
     windows: tuple[WindowBar, ...]
     lengths: Lengths | None
     tokens: tuple[tuple[str, tuple[TellingToken, ...]], ...]  # kind, rows
@@ -126,14 +133,16 @@ def collect(folder: Path) -> Report:
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InvalidInputError(f"{folder}/fit.json is not of format {FORMAT}; run `byteloom fit` again")
     tokenizer = load_tokenizer(folder)
+    largest = _largest(folder, facts["tokenizer"]["family"], tokenizer)
     samples = read_samples(folder)
     learned = facts["tokenizer"]["kind"] == "bpe"
     rows: list[CompressionRow] = facts.get("compression") or []
     vocab_size = facts["tokenizer"]["vocab_size"]
+    overall = _row(rows, vocab_size, ALL)
     compression = _compression_table(rows) if learned else None
     windows = _windows(rows, vocab_size) if learned else ()
     models = tuple((name, facts["models"][name]) for name in MODEL_NAMES if name in facts["models"])
-    telling = telling_tokens(tokenizer, samples) if learned else []
+    telling = token_table(largest, samples) if learned else []
     entropy = _mean_entropy(facts["corpus"]["rows"])
     return Report(
         title=_title(facts["corpus"]),
@@ -147,13 +156,14 @@ def collect(folder: Path) -> Report:
         figures=_figures(facts, rows, dict(models)),
         corpus=facts["corpus"],
         corpus_rows=_corpus_rows(facts["corpus"]["rows"]),
-        skipped=tuple(Counter(entry["reason"] for entry in facts["corpus"]["skipped"]).most_common(MAX_ROWS)),
+        left_out=_left_out(facts["corpus"]),
         tokenizer=facts["tokenizer"],
+        largest=largest.vocab_size,
         compression=compression,
         compression_chart=_compression_chart(compression),
-        vocab_size=vocab_size,
+        window_gain=bytes_per_token(overall) if learned and overall else None,
         windows=windows,
-        lengths=_lengths(tokenizer, [sample.data for sample in samples]) if learned else None,
+        lengths=_lengths(largest, [sample.data for sample in samples]) if learned else None,
         tokens=tuple(
             (kind, tuple(token for token in telling if token.kind == kind))
             for kind in dict.fromkeys(token.kind for token in telling)
@@ -208,6 +218,19 @@ def _corpus_rows(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], ...
     return (*named[: MAX_ROWS - 1], total)
 
 
+def _left_out(corpus: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
+    """What the filters kept out, then what could not be read, by reason."""
+    filtered = Counter({FILTER_NAMES.get(name, name): count for name, count in corpus["filtered"].items()})
+    unreadable = Counter(entry["reason"] for entry in corpus["skipped"])
+    return (*filtered.most_common(), *unreadable.most_common(MAX_ROWS))
+
+
+def _largest(folder: Path, family: Sequence[int], tokenizer: BPE) -> BPE:
+    """The largest vocabulary that fit kept; the model's own where it kept no other."""
+    place = folder / "tokenizers" / str(max(family, default=0))
+    return load_tokenizer(place) if place.exists() else tokenizer
+
+
 def _mean_entropy(rows: Sequence[Mapping[str, Any]]) -> float | None:
     known = [(row["entropy"], row["bytes"]) for row in rows if row["entropy"] is not None]
     total = sum(count for _, count in known)
@@ -219,16 +242,15 @@ def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: M
     kind = facts["tokenizer"]
     overall = _row(rows, kind["vocab_size"], ALL)
     if kind["kind"] == "bpe" and overall:
-        figures.append(
-            Figure(
-                f"{bytes_per_token(overall):.2f}",
-                "bytes per token",
-                f"on held-out files, vocabulary {kind['vocab_size']:,}",
-            )
-        )
-        figures.append(
-            Figure(f"{context_bytes(overall, WINDOW):,}", f"bytes in {WINDOW:,} tokens", f"raw bytes: {WINDOW:,}")
-        )
+        most = _row(rows, max(kind["family"]), ALL) or overall
+        larger = most["vocab_size"] > overall["vocab_size"]
+        detail = f"vocabulary {kind['vocab_size']:,}"
+        detail += f"; {bytes_per_token(most):.2f} with {most['vocab_size']:,}" if larger else ", on held-out files"
+        figures.append(Figure(f"{bytes_per_token(overall):.2f}", "bytes per token", detail))
+        times = f"{bytes_per_token(overall):.1f}"
+        times += f" to {bytes_per_token(most):.1f}" if larger else ""
+        window = f"{times} times what {WINDOW:,} raw bytes hold"
+        figures.append(Figure(f"{context_bytes(overall, WINDOW):,}", f"bytes in {WINDOW:,} tokens", window))
     best = models.get("bpe") or models.get("bytes")
     if best:
         other = models.get("bytes") if "bpe" in models else None
@@ -283,37 +305,46 @@ def _compression_chart(table: CompressionTable | None) -> LineChart | None:
 
 
 def _windows(rows: Sequence[CompressionRow], vocab_size: int) -> tuple[WindowBar, ...]:
-    found = [row for group in _groups(rows) if (row := _row(rows, vocab_size, group))][:MAX_ROWS]
-    longest = max((context_bytes(row, WINDOW) for row in found), default=1)
+    """A bar for each group at `vocab_size`; where there is but one group, a bar for each vocabulary size."""
+    groups = _groups(rows)
+    if len(groups) == 1:
+        found = [(f"Vocabulary {row['vocab_size']:,}", row) for row in rows if row["group"] == groups[0]]
+        found = sorted(
+            (pair for pair in found if pair[1]["vocab_size"] > BYTE_VOCABULARY), key=lambda p: p[1]["vocab_size"]
+        )
+    else:
+        found = [(group_name(group), row) for group in groups if (row := _row(rows, vocab_size, group))]
+    longest = max((context_bytes(row, WINDOW) for _, row in found), default=1)
     return tuple(
         WindowBar(
-            group=group_name(row["group"]),
+            label=label,
             bytes=context_bytes(row, WINDOW),
             gain=bytes_per_token(row),
             percent=100 * context_bytes(row, WINDOW) / max(longest, WINDOW),
         )
-        for row in found
+        for label, row in found[:MAX_ROWS]
     )
 
 
 def _lengths(tokenizer: BPE, documents: Sequence[bytes]) -> Lengths:
+    known = length_statistics(tokenizer)
     lengths = tokenizer.token_lengths.astype(np.int64)
-    emitted = np.zeros(tokenizer.vocab_size, np.int64)
-    for ids in tokenizer.encode_batch(documents):
-        emitted += np.bincount(ids, minlength=tokenizer.vocab_size)
-    clipped = np.minimum(lengths, LONGEST_BAR)
-    last = int(clipped.max())
-    vocabulary = np.bincount(clipped[lengths > 0], minlength=last + 1) / np.count_nonzero(lengths)
+    emitted = token_counts(tokenizer, documents)
+    last = min(known.longest, LONGEST_BAR)
+    clipped = np.minimum(lengths, last)
+    vocabulary = np.bincount(clipped[lengths > 0], minlength=last + 1) / known.tokens
     stream = np.bincount(clipped, weights=emitted, minlength=last + 1) / max(int(emitted.sum()), 1)
-    more = "+" if lengths.max() > LONGEST_BAR else ""
+    more = "+" if known.longest > last else ""
     bars = tuple(
         LengthBar(f"{n}{more * (n == last)}", float(vocabulary[n]), float(stream[n])) for n in range(1, last + 1)
     )
+    shares = round_ticks(0.0, max(max(bar.vocabulary, bar.stream) for bar in bars))
     return Lengths(
         bars=bars,
-        mean=float(lengths[lengths > 0].mean()),
-        three=float(np.mean(lengths[lengths > 0] == 3)),
-        top=max(max(bar.vocabulary, bar.stream) for bar in bars),
+        mean=known.mean,
+        three=known.three_byte_share,
+        top=shares[-1],
+        ticks=tuple((round(100 * (1 - share / shares[-1]), 2), f"{share:.0%}") for share in shares),
     )
 
 

@@ -10,6 +10,8 @@ import re
 from functools import cache
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 def disassemble(code: bytes, architecture: str | None) -> tuple[str, ...]:
     """Instructions of `code`, or () when it is not a whole number of instructions.
@@ -22,6 +24,23 @@ def disassemble(code: bytes, architecture: str | None) -> tuple[str, ...]:
         if instructions and sum(instruction.size for instruction in instructions) == len(code):
             return tuple(_text(instruction, decoder) for instruction in instructions)
     return ()
+
+
+def instruction_starts(code: bytes, architecture: str | None) -> np.ndarray:
+    """Where instructions of `code` start, by linear sweep; bool [len(code)], all False where it cannot be told.
+
+    Linear sweep is right nearly everywhere in what compilers emit, and falls back into step soon after data.
+    """
+    best = np.zeros(len(code), bool)
+    fewest_skipped = len(code)
+    for decoder in _decoders(architecture):
+        sweep = [(address, name) for address, _, name, _ in decoder.sweeper.disasm_lite(code, 0)]
+        skipped = sum(name == ".byte" for _, name in sweep)
+        if skipped < fewest_skipped:
+            fewest_skipped = skipped
+            best = np.zeros(len(code), bool)
+            best[[address for address, name in sweep if name != ".byte"]] = True
+    return best
 
 
 def purpose(instructions: tuple[str, ...]) -> str:
@@ -51,7 +70,8 @@ _IDIOMS = (  # the first that matches names the token
 
 
 class _Decoder(NamedTuple):
-    engine: Any  # capstone.Cs
+    engine: Any  # capstone.Cs with details: groups and operands, by which a relative branch is recognised
+    sweeper: Any  # capstone.Cs that steps over data
     bits: int  # of an address
     from_end: bool  # branch distances count from the end of the instruction
 
@@ -62,17 +82,21 @@ def _decoders(architecture: str | None) -> tuple[_Decoder, ...]:
         import capstone as cs
     except ImportError:
         return ()
-    x86, arm = cs.CS_ARCH_X86, cs.CS_ARCH_ARM
-    modes: dict[str | None, list[tuple[Any, int, bool]]] = {
-        "x86-64": [(cs.Cs(x86, cs.CS_MODE_64), 64, True)],
-        "x86": [(cs.Cs(x86, cs.CS_MODE_32), 32, True)],
-        "aarch64": [(cs.Cs(cs.CS_ARCH_ARM64, cs.CS_MODE_ARM), 64, False)],
-        "arm": [(cs.Cs(arm, cs.CS_MODE_ARM), 32, False), (cs.Cs(arm, cs.CS_MODE_THUMB), 32, False)],
+    a32, thumb = (cs.CS_ARCH_ARM, cs.CS_MODE_ARM), (cs.CS_ARCH_ARM, cs.CS_MODE_THUMB)
+    modes = {
+        "x86-64": [(cs.CS_ARCH_X86, cs.CS_MODE_64)],
+        "x86": [(cs.CS_ARCH_X86, cs.CS_MODE_32)],
+        "aarch64": [(cs.CS_ARCH_ARM64, cs.CS_MODE_ARM)],
+        "arm": [a32, thumb],
     }
-    decoders = tuple(_Decoder(*mode) for mode in modes.get(architecture, []))
-    for decoder in decoders:
-        decoder.engine.detail = True  # groups and operands: a relative branch is recognised by them
-    return decoders
+    decoders = []
+    for mode in modes.get(architecture or "", []):
+        engine, sweeper = cs.Cs(*mode), cs.Cs(*mode)
+        engine.detail = True
+        sweeper.skipdata = True
+        bits = 64 if architecture in ("x86-64", "aarch64") else 32
+        decoders.append(_Decoder(engine, sweeper, bits, from_end=mode[0] == cs.CS_ARCH_X86))
+    return tuple(decoders)
 
 
 def _text(instruction: Any, decoder: _Decoder) -> str:

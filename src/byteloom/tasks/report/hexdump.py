@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -142,3 +143,14 @@ def _title(span: tuple[int, int, int], sample: Sample) -> str:
         instructions = disassemble(data, sample.architecture)
         title += f" = {'; '.join(instructions)}" if instructions else ""
     return title
+
+
+def short_hex(data: bytes) -> str:
+    """Hex bytes, in which five and more equal ones in a row are written once, with their number."""
+    groups = [(byte, len(list(run))) for byte, run in groupby(data)]
+    return " ".join(
+        f"{byte:02x}\N{NO-BREAK SPACE}\N{MULTIPLICATION SIGN}{count}"
+        if count > 4
+        else " ".join([f"{byte:02x}"] * count)
+        for byte, count in groups
+    )
