@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, fields
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,8 @@ def _finish(
         "byteloom": byteloom.__version__,
         "seed": source.seed,
         "paths": list(source.paths),
+        "made": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "options": _chosen(source) | _chosen(wish),
         "machine": machine_facts(torch.cuda.get_device_name() if plan.device == "cuda" else plan.device),
         **prepared.facts,
         "models": models,
@@ -192,6 +195,12 @@ def _finish(
     if not keep_work:
         shutil.rmtree(folder / WORK)
     return facts
+
+
+def _chosen(request: Source | Wish) -> dict[str, Any]:
+    """The options that are not at their defaults: what one has to type again."""
+    given = asdict(request)
+    return {option.name: given[option.name] for option in fields(request) if given[option.name] != option.default}
 
 
 def _model_facts(

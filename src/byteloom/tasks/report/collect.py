@@ -33,6 +33,9 @@ MAX_LINES = 6  # as many colours as the style sheet has
 MAX_ROWS = 12  # of a table by format
 LONGEST_BAR = 32  # bytes; longer tokens share the last bar
 
+# Options of `byteloom fit` that are given in other units than fit.json keeps them in.
+IN_UNITS = {"sample_bytes": ("sample_mb", 1e6), "validation_bytes": ("validation_kb", 1024)}
+
 MODEL_NAMES = {"bpe": "BPE", "bytes": "Raw bytes"}
 MODEL_COLOURS = {"bpe": 1, "bytes": 2}
 FILTER_NAMES = {
@@ -106,6 +109,7 @@ class Report:
     folder: str
     seed: int
     machine: Mapping[str, Any]
+    notes: tuple[str, ...]
     figures: tuple[Figure, ...]
     corpus: Mapping[str, Any]
     corpus_rows: tuple[Mapping[str, Any], ...]
@@ -146,13 +150,14 @@ def collect(folder: Path) -> Report:
     entropy = _mean_entropy(facts["corpus"]["rows"])
     return Report(
         title=_title(facts["corpus"]),
-        made=datetime.fromtimestamp((folder / "fit.json").stat().st_mtime).strftime("%-d %B %Y, %H:%M"),
+        made=f"{datetime.fromisoformat(facts['made']):%d %B %Y, %H:%M}".lstrip("0"),
         byteloom=facts["byteloom"],
         paths=tuple(facts["paths"]),
-        command=shlex.join(["byteloom", "fit", *facts["paths"], "-o", str(folder), "--seed", str(facts["seed"])]),
+        command=shlex.join(_command(facts, folder)),
         folder=str(folder),
         seed=facts["seed"],
         machine=facts["machine"],
+        notes=tuple(facts["notes"]),
         figures=_figures(facts, rows, dict(models)),
         corpus=facts["corpus"],
         corpus_rows=_corpus_rows(facts["corpus"]["rows"]),
@@ -174,6 +179,23 @@ def collect(folder: Path) -> Report:
         entropy=entropy,
         hex=hex_view(tokenizer, samples),
     )
+
+
+def _command(facts: Mapping[str, Any], folder: Path) -> list[str]:
+    """The words of the command that makes this fit again: the paths, and the options that are not defaults."""
+    options = {name: value for name, value in facts["options"].items() if name not in ("paths", "seed")}
+    options |= options.pop("backbone", None) or {}
+    words = ["byteloom", "fit", *facts["paths"], "-o", str(folder)]
+    for name, value in [*options.items(), ("seed", facts["seed"])]:
+        if name in IN_UNITS:
+            name, unit = IN_UNITS[name]
+            value = f"{value / unit:g}"
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            words.append(flag if value else flag.replace("--", "--no-"))
+        else:
+            words += [flag, ",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return words
 
 
 def group_name(group: str) -> str:
