@@ -88,4 +88,4 @@ def test_other_files_give_nothing_when_a_field_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "one"}')
     corpus = Corpus([tmp_path], field="text")
     assert _found(corpus) == {"a.jsonl#1": b"one"}
-    assert corpus.filtered["not JSONL or Parquet"] == 1
+    assert corpus.filtered["field"] == 1

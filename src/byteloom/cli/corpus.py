@@ -94,11 +94,11 @@ def _print(statistics: CorpusStatistics) -> None:
         if name != "duplicate":
             out.print(f"Kept out by {name:<11} {count:,}")
     for problem, count in statistics.problems.items():
-        out.print(f"Headers                 {count:,} with {problem}", markup=False)
+        out.print(f"Damaged headers         {count:,} x {problem}", markup=False)
     out.print(f"Unreadable              {len(statistics.skipped):,}")
     for reason, count in Counter(skipped.reason for skipped in statistics.skipped).most_common(_TOP_REASONS):
         example = next(skipped.name for skipped in statistics.skipped if skipped.reason == reason)
-        out.print(f"  {count:,} x {reason}, such as {example}", markup=False)
+        out.print(f"  {count:,} x {reason}, such as {example}", markup=False, soft_wrap=True)
 
 
 def _sparkline(counts: list[int]) -> str:

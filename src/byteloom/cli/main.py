@@ -6,6 +6,7 @@ import sys
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from byteloom import __version__
 from byteloom.cli.bench import bench
@@ -55,7 +56,7 @@ def main() -> None:
     try:
         app()
     except ByteloomError as error:
-        err.print(f"[bold red]error:[/] {error}", markup=True, soft_wrap=True)
+        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted; finished parts are kept, run the same command again to go on")

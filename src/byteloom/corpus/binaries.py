@@ -105,6 +105,7 @@ _ELF_ARCHITECTURES = {
     "AARCH64": "aarch64",
     "IA_64": "ia64",
     "PPC": "powerpc",
+    "PPC64": "powerpc64",
     "SPARCV9": "sparc64",
     "SH": "superh",
 }

@@ -242,7 +242,7 @@ class Corpus:
             self._skip(source.name, _reason(error))
             return
         if self._field is not None:
-            self.filtered["not JSONL or Parquet"] += 1
+            self.filtered["field"] += 1
         elif self._has_size(source.size) and self._may_have_format(head):
             yield from self._whole_file(source)
 
@@ -306,7 +306,7 @@ class Corpus:
                 yield from self._contents(cast(BinaryIO, stream), head, name, depth)
                 return
             if self._field is not None:
-                self.filtered["not JSONL or Parquet"] += 1
+                self.filtered["field"] += 1
                 return
             if (size is not None and not self._has_size(size)) or not self._may_have_format(head):
                 return
