@@ -101,7 +101,7 @@ def members(stream: BinaryIO, kind: str, name: str) -> Iterator[Member]:
 def _zip_members(stream: BinaryIO) -> Iterator[Member]:
     with zipfile.ZipFile(stream) as archive:
         for info in archive.infolist():
-            if not info.is_dir():
+            if not info.filename.endswith("/"):  # is_dir() fails on an empty name
                 yield Member(info.filename, info.file_size, partial(_open_zipped, archive, info))
 
 
