@@ -30,7 +30,8 @@ using MergeArray = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, n
 std::vector<uint32_t> encode(const Tokenizer& tokenizer, const Bytes& text) {
     std::vector<uint32_t> ids;
     ids.reserve(text.size() / 2 + 16);
-    tokenizer.encode(text.data(), text.size(), [&](uint32_t id) { ids.push_back(id); });
+    tokenizer.encode(text.data(), text.size(),
+                     [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); });
     if (ids.capacity() > ids.size() * 2) ids.shrink_to_fit();
     return ids;
 }
@@ -188,7 +189,7 @@ void bind_bpe(nb::module_& module) {
                 const Bytes text(data);
                 const nb::gil_scoped_release free;
                 size_t tokens = 0;
-                self.encode(text.data(), text.size(), [&](uint32_t) { ++tokens; });
+                self.encode(text.data(), text.size(), [&](const uint32_t*, size_t count) { tokens += count; });
                 return tokens;
             },
             "data"_a)

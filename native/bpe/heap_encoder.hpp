@@ -27,8 +27,7 @@ class HeapEncoder {
         }
     }
 
-    template <class Emit>
-    void encode(const uint8_t* text, size_t size, Emit emit) const {
+    std::vector<uint32_t> encode(const uint8_t* text, size_t size) const {
         std::vector<uint32_t> token(size);
         std::vector<size_t> previous(size), next(size);
         std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap;
@@ -55,7 +54,9 @@ class HeapEncoder {
             offer(at);
             if (previous[at] < size) offer(previous[at]);
         }
-        for (size_t i = 0; i < size; i = next[i]) emit(token[i]);
+        std::vector<uint32_t> ids;
+        for (size_t i = 0; i < size; i = next[i]) ids.push_back(token[i]);
+        return ids;
     }
 
   private:

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <numeric>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <variant>
@@ -33,15 +33,18 @@ class Tokenizer {
 
     bool is_exact_fast() const { return !general_.has_value(); }
 
-    template <class Emit>
-    void encode(const uint8_t* text, size_t size, Emit emit) const {
-        if (general_) return general_->encode(text, size, emit);
+    // Calls give(ids, count) with the public ids of `text`, in order, some at a time.
+    template <class Give>
+    void encode(const uint8_t* text, size_t size, Give give) const {
+        if (general_) {
+            const auto ids = general_->encode(text, size);
+            return give(ids.data(), ids.size());
+        }
         std::visit(
             [&](const auto& encoder) {
                 IntervalStream stream(encoder);
-                const auto emit_public = [&](uint32_t token) { emit(public_ids_[token]); };
-                stream.feed(text, size, emit_public);
-                stream.finish(emit_public);
+                stream.feed(text, size, give);
+                stream.finish(give);
             },
             fast_);
     }
@@ -60,11 +63,11 @@ class Tokenizer {
 
         std::vector<uint32_t> feed(const uint8_t* text, size_t size) {
             std::vector<uint32_t> ids;
-            const auto emit = [&](uint32_t token) { ids.push_back(tokenizer_->public_ids_[token]); };
+            const auto keep = [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); };
             if (narrow_) {
-                narrow_->feed(text, size, emit);
+                narrow_->feed(text, size, keep);
             } else if (wide_) {
-                wide_->feed(text, size, emit);
+                wide_->feed(text, size, keep);
             } else {
                 held_.insert(held_.end(), text, text + size);
             }
@@ -73,13 +76,13 @@ class Tokenizer {
 
         std::vector<uint32_t> finish() {
             std::vector<uint32_t> ids;
-            const auto emit = [&](uint32_t token) { ids.push_back(tokenizer_->public_ids_[token]); };
+            const auto keep = [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); };
             if (narrow_) {
-                narrow_->finish(emit);
+                narrow_->finish(keep);
             } else if (wide_) {
-                wide_->finish(emit);
+                wide_->finish(keep);
             } else {
-                tokenizer_->general_->encode(held_.data(), held_.size(), [&](uint32_t id) { ids.push_back(id); });
+                ids = tokenizer_->general_->encode(held_.data(), held_.size());
                 held_.clear();
             }
             return ids;
@@ -147,57 +150,49 @@ class Tokenizer {
             merges.right.push_back(r->second);
             if (!internal.emplace(result[k], static_cast<uint32_t>(256 + k)).second) return false;  // made twice
         }
-        public_ids_.assign(byte_ids_.begin(), byte_ids_.end());
-        public_ids_.insert(public_ids_.end(), result.begin(), result.end());
-        if (try_build(merges)) return true;
-        // Foreign lists may hold rules that an earlier rule always forestalls. They never fire: go on without
-        // them.
-        drop_dead(merges);
-        return try_build(merges);
+        std::vector<uint32_t> ids(byte_ids_.begin(), byte_ids_.end());
+        ids.insert(ids.end(), result.begin(), result.end());
+        if (try_build(merges, ids)) return true;
+        // Foreign lists may hold rules that an earlier rule always forestalls. They never fire: go on without them.
+        drop_dead(merges, ids);
+        return try_build(merges, ids);
     }
 
-    bool try_build(const MergeList& merges) {
+    bool try_build(const MergeList& merges, const std::vector<uint32_t>& ids) {
         // Node numbers run from 1 to the number of tokens, and the largest value is taken.
-        if (256 + merges.size() < 0xFFFF) return fast_.emplace<IntervalEncoder<uint16_t>>().build(merges);
-        return fast_.emplace<IntervalEncoder<uint32_t>>().build(merges);
+        if (256 + merges.size() < 0xFFFF) return fast_.emplace<IntervalEncoder<uint16_t>>().build(merges, ids);
+        return fast_.emplace<IntervalEncoder<uint32_t>>().build(merges, ids);
     }
 
-    // Removes every merge whose bytes, alone, do not encode to its token.
-    void drop_dead(MergeList& merges) {
+    // Removes every merge whose bytes, alone, do not encode to its token; `ids` are the public ids of internal ids.
+    void drop_dead(MergeList& merges, std::vector<uint32_t>& ids) const {
         std::array<uint32_t, 256> bytes{};
-        for (uint32_t b = 0; b < 256; ++b) bytes[b] = b;
-        std::vector<uint32_t> made(merges.size());
-        for (size_t k = 0; k < made.size(); ++k) made[k] = static_cast<uint32_t>(256 + k);
-        const HeapEncoder general(bytes.data(), merges.left, merges.right, made);
+        std::vector<uint32_t> made(merges.size()), renamed(256 + merges.size());
         std::vector<std::string> text(256 + merges.size());
-        std::vector<uint32_t> renamed(256 + merges.size());
-        for (uint32_t b = 0; b < 256; ++b) {
-            text[b] = std::string(1, static_cast<char>(b));
-            renamed[b] = b;
-        }
+        std::iota(made.begin(), made.end(), 256);
+        std::iota(bytes.begin(), bytes.end(), 0);
+        std::iota(renamed.begin(), renamed.end(), 0);
+        for (size_t b = 0; b < 256; ++b) text[b] = std::string(1, static_cast<char>(b));
+        const HeapEncoder general(bytes.data(), merges.left, merges.right, made);
+
         MergeList alive;
-        std::vector<uint32_t> public_ids(byte_ids_.begin(), byte_ids_.end());
+        std::vector<uint32_t> alive_ids(byte_ids_.begin(), byte_ids_.end());
         for (size_t k = 0; k < merges.size(); ++k) {
             std::string& whole = text[256 + k];
             whole = text[merges.left[k]] + text[merges.right[k]];
-            size_t tokens = 0;
-            uint32_t first = 0;
-            general.encode(reinterpret_cast<const uint8_t*>(whole.data()), whole.size(), [&](uint32_t id) {
-                if (tokens++ == 0) first = id;
-            });
-            if (tokens != 1 || first != 256 + k) continue;
+            const auto alone = general.encode(reinterpret_cast<const uint8_t*>(whole.data()), whole.size());
+            if (alone.size() != 1 || alone[0] != made[k]) continue;
             // The parts of a rule that fires have fired before, so they are alive and renamed.
             alive.left.push_back(renamed[merges.left[k]]);
             alive.right.push_back(renamed[merges.right[k]]);
-            renamed[256 + k] = static_cast<uint32_t>(256 + alive.size() - 1);
-            public_ids.push_back(public_ids_[256 + k]);
+            renamed[256 + k] = static_cast<uint32_t>(255 + alive.size());
+            alive_ids.push_back(ids[256 + k]);
         }
         merges = std::move(alive);
-        public_ids_ = std::move(public_ids);
+        ids = std::move(alive_ids);
     }
 
     std::array<uint32_t, 256> byte_ids_;
-    std::vector<uint32_t> public_ids_;  // by internal id
     std::variant<IntervalEncoder<uint16_t>, IntervalEncoder<uint32_t>> fast_;
     std::optional<HeapEncoder> general_;
     std::vector<size_t> offsets_;  // into blob_, by public id

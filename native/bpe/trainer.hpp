@@ -684,7 +684,7 @@ class TrainerFor final : public Trainer {
         static constexpr int kExactBits = 10, kSketchBits = 20;
         static constexpr size_t kAhead = 24;        // list entries whose slots are fetched in advance
         static constexpr size_t kReportEvery = 64;  // merges
-        static constexpr uint64_t kFirstThreshold = 4096, kEpochStep = 4;
+        static constexpr uint64_t kFirstThreshold = 1024, kEpochStep = 8;
 
         const TrainOptions& options_;
         const int threads_;
