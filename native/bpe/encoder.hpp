@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <utility>
 #include <vector>
 
 namespace byteloom {
@@ -27,14 +28,10 @@ struct MergeList {
     size_t size() const { return left.size(); }
 };
 
-// Node numbers are uint16 when they fit: the tables and last[] then stay in the second-level cache.
+// Node numbers and token lengths are uint16 when they fit: the tables and last[] then stay in the second-level cache.
 template <class Node>
 class IntervalEncoder {
   public:
-    struct Token {
-        uint32_t id, length;  // public id, bytes
-    };
-
     // `ids` gives the public id of every internal id. Returns false, and leaves the encoder unusable, when intervals of
     // siblings overlap: the list is not one that BPE training can produce, and only the general encoder gives its
     // meaning.
@@ -46,13 +43,15 @@ class IntervalEncoder {
         longest_ = *std::max_element(length.begin(), length.end());
         for (size_t b = 0; b < 256; ++b) byte_node_[b] = static_cast<Node>(forest.number[b]);
 
-        tokens_.assign(tokens + 1, {0, 0});
+        ids_.assign(tokens + 1, 0);
+        lengths_.assign(tokens + 1, 0);
         nodes_.assign(tokens + 1, {});
         ranges_.clear();
         buckets_.clear();
         std::vector<Range> ranges;
         for (uint32_t t = 0; t < tokens; ++t) {
-            tokens_[forest.number[t]] = {ids[t], length[t]};
+            ids_[forest.number[t]] = ids[t];
+            lengths_[forest.number[t]] = static_cast<Node>(length[t]);
             ranges.clear();
             for (uint32_t child = forest.first_child[t]; child != kNone; child = forest.next_sibling[child]) {
                 ranges.push_back(forest.interval(merges, child));
@@ -67,7 +66,8 @@ class IntervalEncoder {
     }
 
     uint32_t longest() const { return longest_; }
-    Token token(Node node) const { return tokens_[node]; }
+    uint32_t id(Node node) const { return ids_[node]; }
+    Node length(Node node) const { return lengths_[node]; }
 
     // Fills last[1..size] for text[0..size). last[0] and the longest() entries before it are known, or last[0] is 0 for
     // the start of a text. `scratch` is memory to work in.
@@ -83,7 +83,7 @@ class IntervalEncoder {
   private:
     static constexpr uint32_t kNone = std::numeric_limits<uint32_t>::max();
     static constexpr Node kLast = std::numeric_limits<Node>::max();  // no node has this number
-    static constexpr size_t kLanes = 4;
+    static constexpr size_t kLanes = 6;
     static constexpr size_t kResync = 64;  // bytes within which the encodings of two texts usually agree again
     static constexpr size_t kBucketsAChild =
         8;  // of any node; of the bytes, where every search starts, four times that
@@ -220,6 +220,16 @@ class IntervalEncoder {
         }
     }
 
+    // Grows the token that ends at `at` by one child, or, when it has none, goes on to the next byte.
+    void step(const uint8_t* text, Node* last, size_t& at, uint32_t& node) const {
+        const Children& children = nodes_[node];
+        const uint32_t child = child_of(children, last[at - children.length]);
+        last[at] = static_cast<Node>(node);  // final when there is no child
+        const uint32_t done = opaque(child == 0);
+        node = child | (byte_node_[text[at]] & (0u - done));
+        at += done;
+    }
+
     // Runs every lane over its part, and lane 0 over the overlap as well; one step of each lane at a time.
     void run_lanes(const uint8_t* text, size_t part, size_t overlap, std::array<Node*, kLanes> lane) const {
         std::array<size_t, kLanes> at;
@@ -230,17 +240,9 @@ class IntervalEncoder {
         }
         // A step moves a lane by one byte at most, so that many steps are safe without a look at the end.
         for (size_t steps; (steps = part - *std::max_element(at.begin(), at.end())) > 0;) {
-            while (steps-- > 0) {
-#pragma GCC unroll 4
-                for (size_t k = 0; k < kLanes; ++k) {
-                    const Children& children = nodes_[node[k]];
-                    const uint32_t child = child_of(children, lane[k][at[k] - children.length]);
-                    lane[k][at[k]] = static_cast<Node>(node[k]);  // final when there is no child
-                    const uint32_t done = opaque(child == 0);
-                    node[k] = child | (byte_node_[text[k * part + at[k]]] & (0u - done));
-                    at[k] += done;
-                }
-            }
+            [&]<size_t... K>(std::index_sequence<K...>) {  // unrolled, so that the state of all lanes is in registers
+                while (steps-- > 0) (step(text + K * part, lane[K], at[K], node[K]), ...);
+            }(std::make_index_sequence<kLanes>{});
         }
         for (size_t k = 0; k < kLanes; ++k) {
             const size_t from = at[k] - 1, stop = k == 0 ? part + overlap : part;
@@ -252,7 +254,8 @@ class IntervalEncoder {
     std::vector<Children> nodes_;
     std::vector<Range> ranges_;
     std::vector<Node> buckets_;
-    std::vector<Token> tokens_;  // by node
+    std::vector<uint32_t> ids_;  // by node: public id
+    std::vector<Node> lengths_;  // by node: bytes
     uint32_t longest_ = 1;
 };
 

@@ -52,7 +52,7 @@ class IntervalStream {
             if (!on_chain_[i - given_]) continue;
             if (chains == 1) return i;
             --chains;
-            const size_t start = i - encoder_.token(last_[i]).length - given_;
+            const size_t start = i - encoder_.length(last_[i]) - given_;
             chains += on_chain_[start] ^ 1;
             on_chain_[start] = 1;
         }
@@ -62,13 +62,13 @@ class IntervalStream {
     template <class Give>
     void give_until(size_t end, Give give) {
         if (end == given_) return;
+        // The walk back is a chain of loads. Looking all lengths up beforehand, which is none, makes its links short.
+        steps_.resize(end - given_);
+        for (size_t i = given_; i < end; ++i) steps_[i - given_] = encoder_.length(last_[i + 1]);
         ids_.resize(end - given_);
         size_t first = ids_.size();
-        for (size_t i = end; i > given_;) {
-            const auto token = encoder_.token(last_[i]);
-            ids_[--first] = token.id;
-            i -= token.length;
-        }
+        for (size_t i = end; i > given_; i -= steps_[i - 1 - given_]) ids_[--first] = last_[i];
+        for (size_t i = first; i < ids_.size(); ++i) ids_[i] = encoder_.id(static_cast<Node>(ids_[i]));
         give(ids_.data() + first, ids_.size() - first);
         given_ = end;
     }
@@ -85,6 +85,7 @@ class IntervalStream {
     std::vector<Node> last_;  // last_[i] is the last token of the text up to i bytes after the first that is kept
     size_t given_ = 0;        // index into last_: the ids up to there have been given
     std::vector<uint8_t> on_chain_;
+    std::vector<Node> steps_;  // length of last_[given_ + 1 + i]
     std::vector<uint32_t> ids_;
     std::vector<Node> scratch_;
 };

@@ -1,6 +1,7 @@
 // One tokenizer: the faster encoder that its merges allow, and the bytes of every id.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <cstring>
@@ -159,8 +160,11 @@ class Tokenizer {
     }
 
     bool try_build(const MergeList& merges, const std::vector<uint32_t>& ids) {
+        std::vector<uint64_t> length(256 + merges.size(), 1);
+        for (size_t k = 0; k < merges.size(); ++k) length[256 + k] = length[merges.left[k]] + length[merges.right[k]];
         // Node numbers run from 1 to the number of tokens, and the largest value is taken.
-        if (256 + merges.size() < 0xFFFF) return fast_.emplace<IntervalEncoder<uint16_t>>().build(merges, ids);
+        const uint64_t largest = std::max<uint64_t>(length.size() + 1, *std::max_element(length.begin(), length.end()));
+        if (largest <= 0xFFFF) return fast_.emplace<IntervalEncoder<uint16_t>>().build(merges, ids);
         return fast_.emplace<IntervalEncoder<uint32_t>>().build(merges, ids);
     }
 
