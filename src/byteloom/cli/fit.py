@@ -27,6 +27,9 @@ def fit(
         str | None,
         typer.Option(help="Only these formats, with commas, such as elf,pe; see `byteloom corpus stats -h`."),
     ] = None,
+    no_archives: Annotated[
+        bool, typer.Option("--no-archives", help="Take archives as they are instead of reading their members.")
+    ] = False,
     sample_mb: Annotated[
         float | None, typer.Option(help="Use a part of about this many megabytes, chosen by hash.")
     ] = None,
@@ -98,6 +101,7 @@ def fit(
     source = Source(
         paths=tuple(paths),
         formats=tuple(name.strip() for name in formats.split(",")) if formats else None,
+        archives=not no_archives,
         sample_bytes=int(sample_mb * 1e6) if sample_mb is not None else None,
         validation=validation,
         validation_bytes=validation_kb << 10,

@@ -12,9 +12,11 @@ from byteloom import __version__
 from byteloom.cli.bench import bench
 from byteloom.cli.console import err
 from byteloom.cli.corpus import corpus_app
+from byteloom.cli.demo import demo
 from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
 from byteloom.cli.methods import methods
+from byteloom.cli.report import report
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError
 
@@ -46,9 +48,11 @@ def _options(
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.command(name="bench")(bench)
+app.command(name="demo")(demo)
 app.command(name="fit")(fit)
 app.command(name="generate")(generate)
 app.command(name="methods")(methods)
+app.command(name="report")(report)
 
 
 def main() -> None:

@@ -37,14 +37,15 @@ SAMPLE_BYTES = 256 << 10
 class Source:
     """Which documents are read, and what tokens they become.
 
-    paths, formats: as in `Corpus`. sample_bytes: train on a deterministic part of about this size. validation: share
-    of the documents that is held out; validation_bytes: of them that a model is judged on. tokenizer: "bpe" to train
-    one, "bytes", or the path of a saved one. vocab_size: of the model (default: by the size of the corpus). family:
-    nested vocabularies to keep; the largest is trained, the others are its beginnings.
+    paths, formats, archives: as in `Corpus`. sample_bytes: train on a deterministic part of about this size.
+    validation: share of the documents that is held out; validation_bytes: of them that a model is judged on.
+    tokenizer: "bpe" to train one, "bytes", or the path of a saved one. vocab_size: of the model (default: by the
+    size of the corpus). family: nested vocabularies to keep; the largest is trained, the others are its beginnings.
     """
 
     paths: tuple[str, ...]
     formats: tuple[str, ...] | None = None
+    archives: bool = True
     sample_bytes: int | None = None
     validation: float = 0.1
     validation_bytes: int = 256 << 10
@@ -117,7 +118,7 @@ class _Documents:
 
     @cached_property
     def corpus(self) -> Corpus:
-        corpus = Corpus(self._source.paths, formats=self._source.formats)
+        corpus = Corpus(self._source.paths, formats=self._source.formats, archives=self._source.archives)
         if self._source.sample_bytes is not None:
             corpus = corpus.sample(self._source.sample_bytes, seed=self._source.seed)
         return corpus

@@ -7,16 +7,17 @@ Cost: a second or two; the file is a few hundred kilobytes.
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 
 from byteloom.errors import MissingExtraError
 from byteloom.files import atomic_write
 from byteloom.tasks.report.collect import MODEL_COLOURS, MODEL_NAMES, WINDOW, Report, collect, group_name, size
 from byteloom.tasks.report.hexdump import short_hex
+from byteloom.tasks.report.next_steps import next_steps
+from byteloom.tasks.report.samples import read_samples
 from byteloom.tokenize.segments import printable
 
-__all__ = ["write_report"]
+__all__ = ["next_steps", "read_samples", "write_report"]
 
 REPORT = "report.html"
 _HERE = Path(__file__).parent
@@ -48,14 +49,6 @@ def _render(report: Report) -> str:
         model_names=MODEL_NAMES,
         model_colours=MODEL_COLOURS,
         best=min((model["bits_per_byte"] for _, model in report.models), default=None),
-        next_steps=_next_steps(report),
         css=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
         script=Markup((_HERE / "report.js").read_text(encoding="utf-8")),
     )
-
-
-def _next_steps(report: Report) -> list[tuple[str, str]]:
-    folder = shlex.quote(report.folder)
-    return [
-        ("See how a file of your own falls into tokens.", f"byteloom tokenizer inspect FILE --tokenizer {folder}"),
-    ]

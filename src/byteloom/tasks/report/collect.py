@@ -17,6 +17,7 @@ from byteloom.evaluate.compression import ALL, CompressionRow, bytes_per_token, 
 from byteloom.files import read_json
 from byteloom.tasks.report.charts import Line, LineChart, line_chart, round_ticks, short
 from byteloom.tasks.report.hexdump import HexView, hex_view
+from byteloom.tasks.report.next_steps import next_steps
 from byteloom.tasks.report.samples import read_samples
 from byteloom.tasks.report.telling import TellingToken, token_table
 from byteloom.tokenize import load_tokenizer
@@ -106,7 +107,6 @@ class Report:
     byteloom: str
     paths: tuple[str, ...]
     command: str
-    folder: str
     seed: int
     machine: Mapping[str, Any]
     notes: tuple[str, ...]
@@ -127,6 +127,7 @@ class Report:
     loss_chart: LineChart | None
     entropy: float | None  # bits per byte, order 0, mean over the corpus by bytes
     hex: HexView | None
+    next_steps: tuple[tuple[str, str], ...]  # what it does, command
 
 
 def collect(folder: Path) -> Report:
@@ -154,7 +155,6 @@ def collect(folder: Path) -> Report:
         byteloom=facts["byteloom"],
         paths=tuple(facts["paths"]),
         command=shlex.join(_command(facts, folder)),
-        folder=str(folder),
         seed=facts["seed"],
         machine=facts["machine"],
         notes=tuple(facts["notes"]),
@@ -178,6 +178,7 @@ def collect(folder: Path) -> Report:
         loss_chart=_loss_chart(models),
         entropy=entropy,
         hex=hex_view(tokenizer, samples),
+        next_steps=tuple(next_steps(folder, facts, samples)),
     )
 
 

@@ -30,6 +30,7 @@ class Sample:
     architecture: str | None
     sections: tuple[Part, ...]
     data: bytes
+    path: Path  # of the copy that fit kept
 
     @cached_property
     def section_of_byte(self) -> np.ndarray:
@@ -48,10 +49,11 @@ def read_samples(folder: Path) -> list[Sample]:
         return []
     samples = []
     for entry in read_json(index):
-        data = bytes(open_bytes(index.parent / Path(entry["file"]).name))
+        path = index.parent / Path(entry["file"]).name
+        data = bytes(open_bytes(path))
         parts = (
             Part(s["name"], s["offset"], min(s["size"], len(data) - s["offset"]), s["kind"]) for s in entry["sections"]
         )
         sections = tuple(part for part in parts if part.size > 0)
-        samples.append(Sample(entry["name"], entry["format"], entry["architecture"], sections, data))
+        samples.append(Sample(entry["name"], entry["format"], entry["architecture"], sections, data, path))
     return samples
