@@ -181,7 +181,7 @@ void bind_bpe(nb::module_& module) {
                 }
                 return to_numpy(std::move(ids));
             },
-            "data"_a)
+            "data"_a.none())
         .def("encode_batch", &encode_batch, "documents"_a, "threads"_a)
         .def(
             "count",
@@ -192,7 +192,7 @@ void bind_bpe(nb::module_& module) {
                 self.encode(text.data(), text.size(), [&](const uint32_t*, size_t count) { tokens += count; });
                 return tokens;
             },
-            "data"_a)
+            "data"_a.none())
         .def("decode", &decode, "ids"_a);
 
     nb::class_<Tokenizer::Stream>(module, "BPEStream",
@@ -209,7 +209,7 @@ void bind_bpe(nb::module_& module) {
                 }
                 return to_numpy(std::move(ids));
             },
-            "data"_a)
+            "data"_a.none())
         .def("finish", [](Tokenizer::Stream& self) { return to_numpy(self.finish()); });
 
     nb::class_<PyTrainer>(module, "BPETrainer", "Collects documents, then learns at most `merges` merges from them.")

@@ -69,16 +69,14 @@ class BPE:
 
     training: Training | None = None
 
-    def __init__(
-        self,
-        merges: npt.ArrayLike = (),
-        special_tokens: Sequence[str] | None = None,
-    ) -> None:
-        names = SPECIAL_TOKENS if special_tokens is None else tuple(special_tokens)
+    def __init__(self, merges: npt.ArrayLike = (), special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
+        names = tuple(special_tokens)
         if len(set(names)) != len(names):
             raise InvalidInputError(f"special tokens must differ from each other; got {', '.join(names)}")
         pairs = np.asarray(merges, dtype=np.uint32).reshape(-1, 2)
         first = len(names) + 256
+        if (pairs >= first + np.arange(len(pairs))[:, None]).any():
+            raise InvalidInputError("a merge may only join bytes and the results of earlier merges")
         results = np.arange(first, first + len(pairs), dtype=np.uint32)
         self._setup(
             TokenizerTables(
@@ -99,9 +97,8 @@ class BPE:
     def _setup(self, tables: TokenizerTables) -> None:
         self.tables = tables
         known = tables.token_bytes()
-        texts = [known.get(token, b"") for token in range(tables.vocab_size)]
-        self._texts = texts
-        self._native = _native.BPETokenizer(tables.byte_ids.tolist(), tables.merges, texts)
+        self._texts = [known.get(token, b"") for token in range(tables.vocab_size)]
+        self._native = _native.BPETokenizer(tables.byte_ids.tolist(), tables.merges, self._texts)
         if not self.is_exact_fast:
             warnings.warn(
                 "the merge list is not one that BPE training produces; encoding is exact but slow",
@@ -418,8 +415,8 @@ def _entropy(data: memoryview) -> float:
 class _Sampler:
     """Feeds a trainer and keeps it below a memory limit by a uniform, seeded choice of documents.
 
-    Every document has a number drawn from its index and the seed; those below a bar are kept. When memory runs out
-    the bar is halved, which drops some of the documents taken before.
+    Every document has a number drawn from its place and the seed; those below a bar are kept. When memory runs out
+    the bar is lowered, which drops some of the documents taken before.
     """
 
     def __init__(self, trainer: _native.BPETrainer, memory_limit: int | None, seed: int) -> None:
@@ -447,13 +444,22 @@ class _Sampler:
         self.trainer.add(document)
         self.kept.append((draw, size))
         self.bytes_kept += size
-        while self.bytes_kept > self.budget and len(self.kept) > 1:
-            self.bar /= 2
-            keep = [draw < self.bar for draw, _ in self.kept]
-            self.trainer.retain(keep)
-            self.kept = [one for one, wanted in zip(self.kept, keep, strict=True) if wanted]
-            self.bytes_kept = sum(size for _, size in self.kept)
+        if self.bytes_kept > self.budget:
+            self._make_room(self.budget)
         self.documents_kept = len(self.kept)
+
+    def _make_room(self, budget: int) -> None:
+        """Lower the bar until three quarters of the budget are used, so that it need not be lowered often."""
+        room = budget * 3 // 4
+        for draw, size in sorted(self.kept):
+            room -= size
+            if room < 0 and draw > min(self.kept)[0]:  # one document stays, however large
+                self.bar = draw
+                break
+        keep = [draw < self.bar for draw, _ in self.kept]
+        self.trainer.retain(keep)
+        self.kept = [one for one, wanted in zip(self.kept, keep, strict=True) if wanted]
+        self.bytes_kept = sum(size for _, size in self.kept)
 
     def _draw(self, index: int) -> float:
         digest = hashlib.blake2b(f"{self.seed}:{index}".encode(), digest_size=8).digest()

@@ -107,9 +107,7 @@ def write_tokenizer_json(
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
     characters = BYTE_CHARACTERS if alphabet == "gpt2" else _LATIN1
-    spelling = {
-        token: data.decode("latin-1").translate(characters) for token, data in tables.token_bytes().items()
-    }
+    spelling = {token: data.decode("latin-1").translate(characters) for token, data in tables.token_bytes().items()}
     spelling |= {token: name for name, token in tables.special_tokens.items()}
     vocabulary = {spelling[token]: token for token in sorted(spelling)}
     if len(vocabulary) < len(spelling):
