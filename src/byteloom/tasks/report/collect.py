@@ -379,21 +379,20 @@ def _gain(models: Mapping[str, Any]) -> float | None:
 
 def _loss_chart(models: Sequence[tuple[str, Mapping[str, Any]]]) -> LineChart | None:
     lines = []
-    early: list[float] = []
+    settled: list[float] = []  # what must be seen; the fall from the first steps may begin above the chart
     for name, model in models:
         curve = [(point["seconds"], point["bits_per_byte"]) for point in model["curve"]]
         validation = [(point["seconds"], point["bits_per_byte"]) for point in model["validation_curve"]]
         label, colour = MODEL_NAMES[name], MODEL_COLOURS[name]
         lines.append(Line(f"{label}, training", _thin(curve), colour, marks=False, faint=True))
         lines.append(Line(label, validation, colour))
-        early += [y for x, y in curve if x >= 0.06 * model["seconds"]]
-        early += [y for _, y in validation]
+        settled += [y for _, y in validation] + [y for _, y in curve[len(curve) // 4 :]]
     return line_chart(
         lines,
         title="Bits per byte over training time",
         x_title="seconds of training",
         y_title="bits per byte",
-        y_top=max(early, default=None),
+        y_top=max(settled, default=None),
     )
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WIDTH = 16  # bytes a row
 HEADER_ROWS, CODE_ROWS, STRING_ROWS = 12, 110, 90  # of an executable
 PLAIN_ROWS = 200  # of any other file
+NAMES = 3  # of sections above one row
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Row:
 
     offset: int
     pieces: tuple[Piece, ...]
-    sections: tuple[str, ...]  # names to write above the row
+    heading: str  # names of the sections that begin in the row; "" when none does
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,10 @@ def hex_view(tokenizer: BPE, samples: Sequence[Sample]) -> HexView | None:
     return HexView(sample.name, sample.format, sample.architecture, len(sample.data), len(ids), tuple(view))
 
 
-def _interest(sample: Sample) -> tuple[int, int]:
+def _interest(sample: Sample) -> tuple[int, int, int]:
     code, strings = _largest(sample, "code"), _strings(sample)
     shown = min(code.size if code else 0, CODE_ROWS * WIDTH) + min(strings.size if strings else 0, STRING_ROWS * WIDTH)
-    return shown, min(len(sample.data), PLAIN_ROWS * WIDTH)
+    return shown, min(len(sample.data), PLAIN_ROWS * WIDTH), -len(sample.sections)
 
 
 def _excerpts(sample: Sample) -> Iterator[tuple[int, int]]:
@@ -127,7 +128,12 @@ def _row(row: HexRow, sample: Sample) -> Row:
         at = run.end
     if at < row.offset + WIDTH:
         pieces.append(_blank(row.offset + WIDTH - at))
-    return Row(row.offset, tuple(pieces), row.sections)
+    return Row(row.offset, tuple(pieces), _heading(row.sections))
+
+
+def _heading(names: Sequence[str]) -> str:
+    shown = list(dict.fromkeys(names))
+    return ", ".join(shown[:NAMES]) + (", …" if len(shown) > NAMES else "")
 
 
 def _blank(count: int) -> Piece:

@@ -37,6 +37,7 @@ QUOTAS = {
 CANDIDATES = 6000  # tokens looked at, by length times log count; the rest cannot win a place
 CODE_SHARE = 0.6  # of a token's occurrences that start an instruction, for it to count as code
 INSTRUCTIONS = 5  # beyond as many a code token gains nothing by one more
+ZEROS_AS_CODE = "add byte ptr [rax], al"  # how two zero bytes read as x86-64: padding, never code
 LETTERS = 4  # that a string has at least
 NUMBERS = ("integer", "small numbers", "relocation", "symbol table", "DWARF")  # what guess_meaning calls them
 
@@ -134,7 +135,7 @@ def _classify(token: int, data: bytes, usage: _Usage) -> TellingToken | None:
     elif usage.as_code[token] >= CODE_SHARE * usage.count[token]:
         instructions = disassemble(data, usage.architecture(token))
         kind, meaning = "Machine code", purpose(instructions)
-        if not instructions:
+        if not instructions or ZEROS_AS_CODE in instructions:
             return None
     elif meaning.startswith("text"):
         kind = "Strings"
