@@ -26,7 +26,7 @@ from byteloom.machine import machine_facts
 from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
 from byteloom.tokenize import BPE
-from byteloom.train.plan import PASSES, Plan, Wish, make_plan
+from byteloom.train.plan import PASSES, SIZES, Plan, Wish, make_plan
 from byteloom.train.processes import process, wait_for_all
 from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, train_model
@@ -92,7 +92,8 @@ def _claim(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
     begun = folder / WORK / "request.json"
     if folder.exists() and not folder.is_dir():
         raise FileError(f"{folder} is a file, not a folder; name another output folder")
-    if overwrite and (begun.exists() or (folder / "fit.json").exists()):
+    ours = begun.exists() or (folder / "fit.json").exists()
+    if overwrite and ours:
         for path in [*(folder / name for name in OURS), *folder.glob("model-*-of-*.safetensors")]:
             if path.is_dir():
                 shutil.rmtree(path)
@@ -110,7 +111,7 @@ def _claim(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
             )
     elif (folder / "fit.json").exists():
         raise InvalidInputError(f"{folder} holds a finished run; name another folder or add --overwrite")
-    elif folder.exists() and any(path.name != WORK for path in folder.iterdir()):
+    elif not ours and folder.exists() and any(path.name != WORK for path in folder.iterdir()):
         raise InvalidInputError(f"{folder} holds other files; name a new or an empty folder")
     else:
         write_json(begun, request)
@@ -120,6 +121,8 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
     """Decide on the training and write it down, once: a resumed run reads the plan and measures nothing."""
     if (work / "plan.json").exists():
         return
+    for shards in prepared.shards.values():
+        shards.check((wish.backbone or SIZES["tiny"]).context)
     first, *others = prepared.tokenizers
     device = torch.accelerator.current_accelerator()
     name, threads = device.type if device else "cpu", torch.get_num_threads()
@@ -135,8 +138,6 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
     plans = {first: plan}
     for kind in others:
         plans[kind] = plan.with_equal_compute(prepared.tokenizers[kind].vocab_size)
-    for kind, planned in plans.items():
-        prepared.shards[kind].check(planned.backbone.context)
     write_json(work / "plan.json", {kind: planned.to_json() for kind, planned in plans.items()})
 
 
