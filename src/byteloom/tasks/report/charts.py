@@ -123,7 +123,9 @@ def line_chart(
 
 def round_ticks(low: float, high: float, count: int = 5, *, inside: bool = False) -> list[float]:
     """About `count` round numbers (steps of 1, 2 or 5) that enclose low .. high; `inside`: that lie within."""
-    span = max(high - low, abs(high) * 1e-6, 1e-9)
+    if high - low <= 1e-9 * abs(high):
+        high = low + 1.0  # one value: any step will do
+    span = high - low
     magnitude = 10.0 ** math.floor(math.log10(span / count))
     step = next(m * magnitude for m in (1, 2, 5, 10) if m * magnitude * count >= span)
     first, last = (math.ceil, math.floor) if inside else (math.floor, math.ceil)

@@ -17,10 +17,11 @@ def next_steps(folder: Path, facts: Mapping[str, Any], samples: Sequence[Sample]
     if not samples or not facts["models"]:
         return []
     sample = samples[0]
-    file = sample.name if Path(sample.name).is_file() else str(sample.path)
+    whole = Path(sample.name).is_file()  # no member of an archive, and still there
+    file = sample.name if whole else str(sample.path)
     inspect = ["byteloom", "tokenizer", "inspect", file, "-t", str(folder)]
     code = max((part for part in sample.sections if part.kind == "code"), key=lambda part: part.size, default=None)
-    if code:
+    if code and whole:  # the copy may be cut off before its section table
         inspect += ["--section", code.name]
     compare = ["byteloom", "tokenizer", "compare", str(folder / "samples"), "-t", str(folder)]
     sizes = [size for size in facts["tokenizer"]["family"] if size > facts["tokenizer"]["vocab_size"]]
