@@ -168,10 +168,12 @@ def test_two_processes_train_as_one(shards, unbroken, tmp_path, fsdp):
         "import json, sys\n"
         "from pathlib import Path\n"
         "from byteloom.train.plan import Plan\n"
+        "from byteloom.train.processes import part\n"
         "from byteloom.train.shards import read_shards\n"
         "from byteloom.train.trainer import train_model\n"
         "plan = Plan.from_json(json.loads(sys.argv[1]))\n"
         "train_model(plan, read_shards(Path(sys.argv[2])), Path(sys.argv[3]), judge=lambda model: 5.0)\n"
+        "part()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
     arguments = [json.dumps(plan.to_json()), str(shards.folder), str(tmp_path / "run")]

@@ -27,7 +27,7 @@ from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
 from byteloom.tokenize import BPE
 from byteloom.train.plan import PASSES, SIZES, Plan, Wish, make_plan
-from byteloom.train.processes import process, wait_for_all
+from byteloom.train.processes import part, process, wait_for_all
 from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, train_model
 
@@ -81,6 +81,7 @@ def fit(
             progress=progress if rank == 0 else silent,
             label=LABELS[kind],
         )
+    part()
     if rank != 0:
         return {}
     return _finish(source, wish, folder, prepared, plans, trained, keep_work, progress)

@@ -20,3 +20,11 @@ def wait_for_all() -> None:
     """Return when every process has come here."""
     if process()[1] > 1:
         PartialState(cpu=not torch.accelerator.is_available(), timeout=PATIENCE).wait_for_everyone()
+
+
+def part() -> None:
+    """End the work that processes do together; each may go on alone. One that ends while another still waits for a
+    message from it would bring that one down."""
+    if process()[1] > 1:
+        wait_for_all()
+        PartialState().destroy_process_group()
