@@ -188,7 +188,7 @@ class IntervalEncoder {
     void extend_serially(const uint8_t* text, size_t size, Node* last) const {
         for (size_t i = 1; i <= size; ++i) {
             uint32_t node = byte_node_[text[i - 1]];
-            while (const uint32_t child = child_of(nodes_[node], last[i - nodes_[node].length])) node = child;
+            while (const uint32_t child = child_of(nodes_[node], *(last + i - nodes_[node].length))) node = child;
             last[i] = static_cast<Node>(node);
         }
     }
@@ -223,7 +223,7 @@ class IntervalEncoder {
     // Grows the token that ends at `at` by one child, or, when it has none, goes on to the next byte.
     void step(const uint8_t* text, Node* last, size_t& at, uint32_t& node) const {
         const Children& children = nodes_[node];
-        const uint32_t child = child_of(children, last[at - children.length]);
+        const uint32_t child = child_of(children, *(last + at - children.length));
         last[at] = static_cast<Node>(node);  // final when there is no child
         const uint32_t done = opaque(child == 0);
         node = child | (byte_node_[text[at]] & (0u - done));

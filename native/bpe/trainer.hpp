@@ -23,7 +23,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -359,7 +359,10 @@ class TrainerFor final : public Trainer {
             uint64_t windows = 0;
             for (const Worker& worker : workers_) windows += worker.end - worker.begin;
             // The first threshold keeps the lists of the first, longest sequence short; later ones divide it.
-            if (w == 0) threshold_ = std::max<uint64_t>(options_.min_frequency, windows / kFirstThreshold);
+            if (w == 0) {
+                threshold_ = std::max<uint64_t>(options_.min_frequency, windows / kFirstThreshold);
+                sketch_bits_ = std::clamp<int>(std::bit_width(windows), 8, 2 * kExactBits);
+            }
             barrier_.wait();
             while (true) {
                 start_epoch(me);
@@ -377,11 +380,13 @@ class TrainerFor final : public Trainer {
 
         size_t sketch_cell(uint32_t left, uint32_t right) const {
             if (exact_sketch_) return (size_t{left} << kExactBits) | right;
-            return static_cast<size_t>(pair_hash(pair_key(left, right)) >> (64 - kSketchBits));
+            return static_cast<size_t>(pair_hash(pair_key(left, right)) >> (64 - sketch_bits_));
         }
 
         void start_epoch(Worker& me) {
-            if (&me == workers_.data()) exact_sketch_ = 256 + merges_.size() <= (size_t{1} << kExactBits);
+            if (&me == workers_.data()) {
+                exact_sketch_ = sketch_bits_ == 2 * kExactBits && 256 + merges_.size() <= (size_t{1} << kExactBits);
+            }
             me.pairs.clear();
             me.heap.clear();
             me.counted.clear();
@@ -426,13 +431,13 @@ class TrainerFor final : public Trainer {
         }
 
         void sketch_pairs(Worker& me) {
-            me.sketch.assign(size_t{1} << kSketchBits, 0);
+            me.sketch.assign(size_t{1} << sketch_bits_, 0);
             each_window(me, [&](Slot left, Slot right, size_t) { ++me.sketch[sketch_cell(left, right)]; });
         }
 
         void sum_sketches(Worker& me) {
             const size_t w = static_cast<size_t>(&me - workers_.data());
-            const size_t cells = size_t{1} << kSketchBits, share = cells / static_cast<size_t>(threads_) + 1;
+            const size_t cells = size_t{1} << sketch_bits_, share = cells / static_cast<size_t>(threads_) + 1;
             if (w == 0) total_sketch_.assign(cells, 0);
             barrier_.wait();
             for (size_t i = w * share; i < std::min(cells, (w + 1) * share); ++i) {
@@ -681,7 +686,7 @@ class TrainerFor final : public Trainer {
             return forbidden_.count(bytes_of_[left] + bytes_of_[right]) > 0;
         }
 
-        static constexpr int kExactBits = 10, kSketchBits = 20;
+        static constexpr int kExactBits = 10;       // of each id, while pairs of them index the sketch
         static constexpr size_t kAhead = 24;        // list entries whose slots are fetched in advance
         static constexpr size_t kReportEvery = 64;  // merges
         static constexpr uint64_t kFirstThreshold = 1024, kEpochStep = 8;
@@ -700,6 +705,7 @@ class TrainerFor final : public Trainer {
         std::vector<Merge> merges_;
         size_t merges_done_ = 0;
         uint64_t threshold_ = 0;
+        int sketch_bits_ = 0;
         bool exact_sketch_ = true, stopped_ = false;
     };
 
