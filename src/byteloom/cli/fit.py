@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -175,7 +176,9 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     out.print(table)
     for note in facts["notes"]:
         err.print(f"note: {note}", markup=False)
-    out.print(f"Model and tokenizer  {folder}", markup=False)
+    rows = [("Model and tokenizer", str(folder))]
     if (folder / "report.html").exists():
-        out.print(f"Report               {folder / 'report.html'}", markup=False)
-    out.print(f"Next                 byteloom generate {folder} --prompt-file FILE", markup=False)
+        rows.append(("Report", str(folder / "report.html")))
+    rows.append(("Next", f"byteloom generate {shlex.quote(str(folder))} --prompt-file FILE"))
+    for name, value in rows:
+        out.print(f"{name:<20} {value}", markup=False, soft_wrap=True)

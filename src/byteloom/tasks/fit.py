@@ -29,7 +29,7 @@ from byteloom.tokenize import BPE
 from byteloom.train.plan import PASSES, SIZES, Plan, Wish, make_plan
 from byteloom.train.processes import part, process, wait_for_all
 from byteloom.train.progress import Progress, silent
-from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, train_model
+from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, torch_threads, train_model
 
 FORMAT = 1  # of fit.json
 WORK = ".work"
@@ -208,9 +208,9 @@ def _chosen(request: Source | Wish) -> dict[str, Any]:
 def _model_facts(
     place: str, folder: Path, plan: Plan, training: Trained, prepared: Prepared, kind: str
 ) -> dict[str, Any]:
-    with quiet_transformers():
+    with quiet_transformers(), torch_threads(plan.threads):
         model = AutoModelForCausalLM.from_pretrained(folder).to(plan.device)
-    judged = _judge(model, plan, prepared.tokenizers[kind], prepared.blocks)
+        judged = _judge(model, plan, prepared.tokenizers[kind], prepared.blocks)
     bytes_per_token = prepared.shards[kind].bytes_per_token
     tokens = plan.steps * plan.tokens_per_step
     last = {"step": plan.steps, "seconds": training.seconds, "bits_per_byte": judged.bits_per_byte}

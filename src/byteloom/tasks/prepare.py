@@ -55,6 +55,13 @@ class Source:
     baseline: bool = True
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        smallest = byte_tokenizer().vocab_size + 1
+        if not self.family or min(*self.family, self.vocab_size or smallest) < smallest:
+            raise InvalidInputError(f"a vocabulary holds at least {smallest} ids: special tokens, bytes and a merge")
+        if self.validation_bytes < 1:
+            raise InvalidInputError("at least one byte of validation is needed to judge a model on")
+
 
 @dataclass(frozen=True)
 class Prepared:

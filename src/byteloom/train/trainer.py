@@ -69,7 +69,7 @@ def train_model(
     done = folder / "trained.json"
     if not done.exists():
         _keep_freed_memory()
-        with _torch_threads(plan.threads), quiet_transformers():
+        with torch_threads(plan.threads), quiet_transformers():
             _train(plan, shards, folder, judge, progress, label)
     facts = read_json(done)
     return Trained(folder=folder / "model", **facts)
@@ -80,7 +80,7 @@ def tokens_per_second(
 ) -> float:
     """The training speed of one device, from the fastest of a few steps on random tokens; takes about a second."""
     _keep_freed_memory()
-    with _torch_threads(threads):
+    with torch_threads(threads):
         model = LlamaForCausalLM(backbone.config(vocab_size)).to(device)
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
         ids_BT = torch.randint(vocab_size, (windows, backbone.context), device=device)
@@ -96,6 +96,17 @@ def tokens_per_second(
                 torch.accelerator.synchronize()
             seconds.append(time.perf_counter() - began)
     return ids_BT.numel() / min(seconds[1:])
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads inside this context; another number adds floats in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -258,16 +269,6 @@ def _writing(folder: str | Path) -> Iterator[None]:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
         raise FileError(f"cannot write the model to {folder} ({error}); free some space and run again") from error
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _keep_freed_memory() -> None:

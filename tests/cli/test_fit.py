@@ -1,0 +1,88 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from byteloom.cli.main import app
+from byteloom.errors import FileError, InvalidInputError
+
+TINY = ["--tokens", "512", "--hidden-size", "16", "--layers", "1", "--heads", "2", "--context", "16"]
+SMALL = [
+    "--family",
+    "270,280",
+    "--vocab-size",
+    "270",
+    "--validation",
+    "0.3",
+    "--validation-kb",
+    "1",
+    "--precision",
+    "fp32",
+]
+
+
+def run(*arguments):
+    torch.set_num_threads(1)
+    return CliRunner().invoke(app, ["fit", *map(str, arguments)], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    random = np.random.default_rng(0)
+    for number in range(12):
+        (folder / f"{number:02}").write_bytes(random.integers(0, 4, 2000, dtype=np.uint8).tobytes())
+    return folder
+
+
+def test_a_fit_ends_with_a_table_and_where_to_look(files, tmp_path):
+    result = run(files, "-o", tmp_path / "run", *TINY, *SMALL)
+    assert result.exit_code == 0, result.output
+    for words in ("BPE, 270", "raw bytes", str(tmp_path / "run" / "report.html"), "byteloom generate"):
+        assert words in result.stdout
+
+
+def test_json_is_what_fit_json_holds(files, tmp_path):
+    result = run(files, "-o", tmp_path / "run", *TINY, *SMALL, "--no-baseline", "--sample-mb", 0.02, "--json")
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert facts == json.loads((tmp_path / "run" / "fit.json").read_text())
+    assert list(facts["models"]) == ["bpe"]
+    assert facts["models"]["bpe"]["config"] == {"hidden_size": 16, "layers": 1, "heads": 2, "context": 16}
+    assert facts["corpus"]["bytes"] <= 20_000
+
+
+def test_one_changed_number_keeps_the_rest_of_the_size(files, tmp_path):
+    options = ["--tokenizer", "bytes", "--size", "tiny", "--layers", "1", "--context", "32", "--tokens", "64", "--json"]
+    result = run(files, "-o", tmp_path / "run", *options, "--validation", "0.3", "--validation-kb", "1")
+    config = json.loads(result.stdout)["models"]["bytes"]["config"]
+    assert config["layers"] == 1 and config["context"] == 32 and config["hidden_size"] > 32
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--family", "4k"], "--family takes vocabulary sizes"),
+        (["--size", "huge"], "--size is one of tiny, mini"),
+        (["--hidden-size", "10", "--heads", "3"], "cannot be built"),
+        (["--minutes", "0"], "must be positive"),
+        (["--formats", "exe"], "unknown format"),
+        (["--validation", "2"], "validation must lie between 0 and 1"),
+        (["--validation-kb", "0"], "at least one byte of validation"),
+        (["--vocab-size", "100"], "at least 264 ids"),
+        (["--family", "4"], "at least 264 ids"),
+        (["--sample-mb", "0"], "no document"),
+        (["--formats", "elf"], "no document"),
+    ],
+)
+def test_what_a_user_can_get_wrong(files, tmp_path, options, sentence):
+    with pytest.raises(InvalidInputError, match=sentence):
+        run(files, "-o", tmp_path / "run", *options)
+
+
+def test_no_path_and_no_such_path(tmp_path):
+    assert run("-o", tmp_path / "run").exit_code == 2
+    with pytest.raises(FileError, match="does not exist"):
+        run(tmp_path / "nothing", "-o", tmp_path / "run")
