@@ -2,10 +2,11 @@
 //
 // Let last[i] be the last token of the encoding of the first i bytes; the encoding of a text is found by walking back
 // from its end. The last token that ends at a byte is found by starting from the byte itself and growing it to the
-// left. A merge t = (pre, suc) is a child of suc in the *successor forest*. Number the tokens in preorder, children by
-// decreasing rank: then "pre is still intact at the right edge of the text before suc when rank t is processed" says
-// that last[] there lies in one interval of numbers. The intervals of siblings are disjoint, so each step is a search.
-// Source: Incremental BPE Tokenization, ICML 2026, arXiv 2605.30813 (the interval theory; the tables are ours).
+// left. A merge t = (pre, suc) is a child of suc in the *successor forest*. Number the tokens in preorder, children
+// by decreasing rank: then "pre is still intact at the right edge of the text before suc when rank t is processed"
+// says that last[] there lies in one interval of numbers. The intervals of siblings are disjoint, so each step is a
+// search. Source: Incremental BPE Tokenization, ICML 2026, arXiv 2605.30813 (the interval theory; the tables are
+// ours).
 //
 // What a byte costs is one or two mispredicted branches and a chain of dependent loads. So a long text is cut into
 // lanes that are encoded together, step by step and without branches; see extend_lanes for why that is exact.
@@ -32,8 +33,8 @@ struct MergeList {
 template <class Node>
 class IntervalEncoder {
   public:
-    // `ids` gives the public id of every internal id. Returns false, and leaves the encoder unusable, when intervals of
-    // siblings overlap: the list is not one that BPE training can produce, and only the general encoder gives its
+    // `ids` gives the public id of every internal id. Returns false, and leaves the encoder unusable, when intervals
+    // of siblings overlap: the list is not one that BPE training can produce, and only the general encoder gives its
     // meaning.
     bool build(const MergeList& merges, const std::vector<uint32_t>& ids) {
         const Forest forest(merges);
@@ -69,8 +70,8 @@ class IntervalEncoder {
     uint32_t id(Node node) const { return ids_[node]; }
     Node length(Node node) const { return lengths_[node]; }
 
-    // Fills last[1..size] for text[0..size). last[0] and the longest() entries before it are known, or last[0] is 0 for
-    // the start of a text. `scratch` is memory to work in.
+    // Fills last[1..size] for text[0..size). last[0] and the longest() entries before it are known, or last[0] is 0
+    // for the start of a text. `scratch` is memory to work in.
     void extend(const uint8_t* text, size_t size, Node* last, std::vector<Node>& scratch) const {
         const size_t overlap = longest_ + kResync;
         if (size >= kLanes * 8 * overlap) {
@@ -193,10 +194,10 @@ class IntervalEncoder {
         }
     }
 
-    // last[i] follows from the text and the longest() entries before it. So when a lane that started from nothing at a
-    // cut gives longest() entries in a row that are those of the lane before it, all its later ones are right too.
-    // Every lane runs on into the next one by `overlap` bytes for that comparison; where it fails, and in long runs of
-    // one byte it may, the next lane is encoded again from the true entries.
+    // last[i] follows from the text and the longest() entries before it. So when a lane that started from nothing at
+    // a cut gives longest() entries in a row that are those of the lane before it, all its later ones are right too.
+    // Every lane runs on into the next one by `overlap` bytes for that comparison; where it fails, and in long runs
+    // of one byte it may, the next lane is encoded again from the true entries.
     void extend_lanes(const uint8_t* text, size_t size, Node* last, size_t overlap, std::vector<Node>& scratch) const {
         const size_t part = size / kLanes, room = part + overlap + 1;
         scratch.resize((kLanes - 1) * room);

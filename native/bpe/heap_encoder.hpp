@@ -1,9 +1,7 @@
-// The general encoder: any list of merges, in rank order, by a heap of candidates over a linked list of
-// tokens.
+// The general encoder: any list of merges, in rank order, by a heap of candidates over a linked list of tokens.
 //
-// Slower by a factor of ten or more than interval descent, and it needs the whole text at once. It serves
-// merge lists that BPE training cannot produce (inverted ranks, two merges with one result), and is the
-// reference of the tests.
+// Slower by a factor of ten or more than interval descent, and it needs the whole text at once. It serves merge lists
+// that BPE training cannot produce (inverted ranks, two merges with one result), and is the reference of the tests.
 #pragma once
 
 #include <algorithm>

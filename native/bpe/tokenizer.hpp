@@ -21,8 +21,8 @@ namespace byteloom {
 
 class Tokenizer {
   public:
-    // Public ids throughout: byte_ids[256], and left, right, result by rank. `texts` gives the bytes of every
-    // id (empty for ids without bytes). The merges must name known tokens; the caller has checked that.
+    // Public ids throughout: byte_ids[256], and left, right, result by rank. `texts` gives the bytes of every id
+    // (empty for ids without bytes). The merges must name known tokens; the caller has checked that.
     Tokenizer(const std::array<uint32_t, 256>& byte_ids, std::vector<uint32_t> left, std::vector<uint32_t> right,
               std::vector<uint32_t> result, const std::vector<std::string>& texts)
         : byte_ids_(byte_ids) {

@@ -1,51 +1,41 @@
 // Exact byte-pair-encoding training over raw bytes, in time proportional to the occurrences replaced.
 //
-// Semantics: repeatedly take the pair of adjacent tokens with the most windows (overlapping ones count, ties
-// go to the smallest pair of ids), give it the next id and replace it left to right in every document. Ids
-// are internal: 0..255 are the bytes, 256 + k is merge k.
+// Semantics: repeatedly take the pair of adjacent tokens with the most windows (overlapping ones count, ties go to
+// the smallest pair of ids), give it the next id and replace it left to right in every document. Ids are internal:
+// 0..255 are the bytes, 256 + k is merge k.
 //
-// How. A live token of `length` slots at position p writes its id into its first and its last slot; the slots
-// between hold kInside, and a kSeparator slot stands around every document. So both neighbours of a token are
-// one read away and no links are kept. Every pair that may still be chosen has a count and, a shard, the
-// increasing list of the positions where it was seen; a merge walks that list, skips entries gone stale, and
-// updates the counts of the neighbouring pairs once a distinct neighbour.
+// How. A live token of `length` slots at position p writes its id into its first and its last slot; the slots between
+// hold kInside, and a kSeparator slot stands around every document. So both neighbours of a token are one read away
+// and no links are kept. Every pair that may still be chosen has a count and, a shard, the increasing list of the
+// positions where it was seen; a merge walks that list, skips entries gone stale, and updates the counts of the
+// neighbouring pairs once a distinct neighbour.
 //
-// The count of a pair never grows after the merge that makes its younger token. So a pair born with fewer
-// windows than the threshold of the current *epoch* cannot be chosen in it, and is not stored at all: the
-// table of pairs stays small enough for the cache. When no stored pair reaches the threshold, the next epoch
-// starts: the sequence is compacted to one slot a token, the threshold falls, and pairs and lists are built
-// anew.
+// The count of a pair never grows after the merge that makes its younger token. So a pair born with fewer windows
+// than the threshold of the current *epoch* cannot be chosen in it, and is not stored at all: the table of pairs
+// stays small enough for the cache. When no stored pair reaches the threshold, the next epoch starts: the sequence is
+// compacted to one slot a token, the threshold falls, and pairs and lists are built anew.
 //
-// Threads own shards (whole documents) for the walks and partitions (by hash) for the pairs; three phases
-// with two barriers a merge. All choices are made by a total order, so the result does not depend on the
-// number of threads.
+// Threads own shards (whole documents) for the walks and partitions (by hash) for the pairs; three phases with two
+// barriers a merge. All choices are made by a total order, so the result does not depend on the number of threads.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <bit>
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <functional>
 #include <limits>
 #include <memory>
 #include <mutex>
-#include <new>
-#include <queue>
-#include <stdexcept>
 #include <string>
-#include <string_view>
 #include <unordered_set>
 #include <utility>
 #include <vector>
 
+#include "bpe/containers.hpp"
 #include "bpe/threads.hpp"
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 namespace byteloom {
 
@@ -63,122 +53,11 @@ struct TrainOptions {
     std::function<bool(size_t, size_t)> keep_going;  // (merges done, merges in all); false stops early
 };
 
-// A growing array of slots. Large blocks grow by remapping, so growth neither copies nor doubles the resident
-// size.
-template <class Slot>
-class SlotBuffer {
-  public:
-    SlotBuffer() = default;
-    SlotBuffer(const SlotBuffer&) = delete;
-    SlotBuffer& operator=(const SlotBuffer&) = delete;
-    ~SlotBuffer() { std::free(data_); }
-
-    Slot* data() { return data_; }
-    size_t size() const { return size_; }
-    void resize_down(size_t size) { size_ = size; }
-
-    Slot* grow(size_t more) {
-        if (size_ + more > capacity_) {
-            const size_t wanted = std::max(size_ + more, capacity_ + capacity_ / 2);
-            void* moved = std::realloc(static_cast<void*>(data_), wanted * sizeof(Slot));
-            if (moved == nullptr) throw std::bad_alloc();
-            data_ = static_cast<Slot*>(moved);
-            capacity_ = wanted;
-        }
-        Slot* start = data_ + size_;
-        size_ += more;
-        return start;
-    }
-
-    // Random walks over a sequence of hundreds of megabytes miss the TLB at every step with 4 KiB pages.
-    void prefer_huge_pages() {
-#if defined(__linux__) && defined(MADV_HUGEPAGE)
-        const uintptr_t page = 2u << 20, begin = (reinterpret_cast<uintptr_t>(data_) + page - 1) & ~(page - 1);
-        const uintptr_t end = reinterpret_cast<uintptr_t>(data_ + size_) & ~(page - 1);
-        if (end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-#endif
-    }
-
-  private:
-    Slot* data_ = nullptr;
-    size_t size_ = 0, capacity_ = 0;
-};
-
-inline uint64_t pair_key(uint32_t left, uint32_t right) { return (uint64_t{left} << 32) | right; }
-inline uint64_t pair_hash(uint64_t key) {
-    key *= 0x9E3779B97F4A7C15u;
-    return key ^ (key >> 29);
-}
-
-// Open-addressed map from a pair key to a value; linear probing, grows at 60 %. No deletion: nothing needs
-// it.
-template <class Value>
-class PairMap {
-  public:
-    struct Entry {
-        uint64_t key = kEmpty;
-        Value value{};
-    };
-
-    PairMap() : entries_(1024) {}
-
-    Value* find(uint64_t key) {
-        for (size_t i = pair_hash(key) & mask();; i = (i + 1) & mask()) {
-            if (entries_[i].key == key) return &entries_[i].value;
-            if (entries_[i].key == kEmpty) return nullptr;
-        }
-    }
-
-    Value& at(uint64_t key) {
-        if ((used_ + 1) * 5 > entries_.size() * 3) rehash();
-        for (size_t i = pair_hash(key) & mask();; i = (i + 1) & mask()) {
-            if (entries_[i].key == key) return entries_[i].value;
-            if (entries_[i].key == kEmpty) {
-                entries_[i].key = key;
-                ++used_;
-                return entries_[i].value;
-            }
-        }
-    }
-
-    template <class Visit>
-    void each(Visit visit) {
-        for (auto& entry : entries_) {
-            if (entry.key != kEmpty) visit(entry.key, entry.value);
-        }
-    }
-
-    void clear() {
-        used_ = 0;
-        entries_ = std::vector<Entry>(1024);
-    }
-
-  private:
-    static constexpr uint64_t kEmpty = ~uint64_t{0};
-
-    size_t mask() const { return entries_.size() - 1; }
-
-    void rehash() {
-        std::vector<Entry> old(entries_.size() * 2);
-        old.swap(entries_);
-        for (auto& entry : old) {
-            if (entry.key == kEmpty) continue;
-            size_t i = pair_hash(entry.key) & mask();
-            while (entries_[i].key != kEmpty) i = (i + 1) & mask();
-            entries_[i] = std::move(entry);
-        }
-    }
-
-    std::vector<Entry> entries_;
-    size_t used_ = 0;
-};
-
 class Trainer {
   public:
     virtual ~Trainer() = default;
 
-    // Appends one document. `symbol_of_byte` maps a byte to its internal id (the identity, or an order for
-    // ties).
+    // Appends one document. `symbol_of_byte` maps a byte to its internal id (the identity, or an order for ties).
     virtual void add(const uint8_t* data, size_t size) = 0;
     // Keeps the documents whose flag is set; `keep` has one flag a document.
     virtual void retain(const std::vector<bool>& keep) = 0;
@@ -273,8 +152,7 @@ class TrainerFor final : public Trainer {
         }
 
       private:
-        // Positions of one pair in one shard; the capacity is exact, because counts are known before
-        // positions.
+        // Positions of one pair in one shard; the capacity is exact, because counts are known before positions.
         struct List {
             std::unique_ptr<Position[]> data;
             Position size = 0;
@@ -325,8 +203,7 @@ class TrainerFor final : public Trainer {
             PairMap<Pair> pairs;
             std::vector<Candidate> heap;
             Candidate best{0, 0};
-            std::array<std::vector<uint32_t>, 2> set_left,
-                set_right;  // entries of born_* to clear, by parity
+            std::array<std::vector<uint32_t>, 2> set_left, set_right;  // entries of born_* to clear, by parity
         };
 
         void split_into_shards(TrainerFor& trainer) {
@@ -375,8 +252,7 @@ class TrainerFor final : public Trainer {
             }
         }
 
-        // ---- an epoch: compact, count, list
-        // -------------------------------------------------------------------
+        // ---- an epoch: compact, count, list ----
 
         size_t sketch_cell(uint32_t left, uint32_t right) const {
             if (exact_sketch_) return (size_t{left} << kExactBits) | right;
@@ -498,8 +374,7 @@ class TrainerFor final : public Trainer {
             });
         }
 
-        // ---- the merges of an epoch
-        // ---------------------------------------------------------------------------
+        // ---- the merges of an epoch ----
 
         // Returns false when training is over: enough merges, or told to stop.
         bool merge_until_below_threshold(int w, Worker& me) {
@@ -540,8 +415,7 @@ class TrainerFor final : public Trainer {
                 const size_t p = list.data[i];
                 if (slots_[p] != left || slots_[p + left_slots] != right) continue;  // stale
                 const Slot before = slots_[p - 1], after = slots_[p + both_slots];
-                // When `before` was made a moment ago, its window with `left` was taken off as (right, after)
-                // then.
+                // When `before` was made a moment ago, its window with `left` was taken off as (right, after) then.
                 if (before != kSeparator && before != made) me.lost_left.add(before);
                 if (after != kSeparator) me.lost_right.add(after);
                 slots_[p + left_slots - 1] = kInside;
@@ -577,8 +451,7 @@ class TrainerFor final : public Trainer {
             }
         }
 
-        // Phase 2, by partition: lower the counts of pairs that lost windows, create the pairs of the new
-        // token.
+        // Phase 2, by partition: lower the counts of pairs that lost windows, create the pairs of the new token.
         void update_pairs(Worker& me, uint32_t left, uint32_t right, uint32_t made, Pair* consumed) {
             const size_t parity = made & 1;
             for (uint32_t id : me.set_left[parity ^ 1]) born_left_[parity ^ 1][id] = nullptr;
