@@ -4,7 +4,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from byteloom.errors import InvalidInputError
-from byteloom.models.embeddings import resize_embeddings
+from byteloom.models.embeddings import compose_embeddings, resize_embeddings
 from byteloom.tokenize import BPE, byte_tokenizer, train_bpe
 
 DATA = np.random.default_rng(0).integers(0, 4, 20_000, dtype=np.uint8).tobytes()
@@ -68,5 +68,18 @@ def test_foreign_tokenizers_and_models_are_refused(large):
         resize_embeddings(build(280, True), small, other)
     with pytest.raises(InvalidInputError, match="does not begin with the old one's tokens"):
         resize_embeddings(build(300, True), large, small)
-    with pytest.raises(InvalidInputError, match="290 token embeddings, but the old tokenizer 280"):
+    with pytest.raises(InvalidInputError, match="290 token embeddings, but the tokenizer 280"):
         resize_embeddings(build(290, True), small, large)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_new_model_composed_is_one_that_was_grown_from_bytes(large, tied):
+    composed, grown = build(large.vocab_size, tied), build(263, tied)
+    grown.get_input_embeddings().weight.data.copy_(composed.get_input_embeddings().weight[:263])
+    grown.get_output_embeddings().weight.data.copy_(composed.get_output_embeddings().weight[:263])
+    compose_embeddings(composed, large)
+    resize_embeddings(grown, byte_tokenizer(), large)
+    for table in ("get_input_embeddings", "get_output_embeddings"):
+        assert torch.equal(getattr(composed, table)().weight, getattr(grown, table)().weight)
+    with pytest.raises(InvalidInputError, match="300 token embeddings, but the tokenizer 280"):
+        compose_embeddings(composed, large.truncate(280))

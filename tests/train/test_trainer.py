@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from byteloom.errors import FileError
-from byteloom.tokenize import byte_tokenizer
+from byteloom.tokenize import byte_tokenizer, train_bpe
 from byteloom.train.plan import Backbone, Plan
 from byteloom.train.shards import Shards, read_shards, write_shards
 from byteloom.train.trainer import last_checkpoint, tokens_per_second, train_model
@@ -44,7 +44,7 @@ def shards(tmp_path_factory) -> Shards:
 
 @pytest.fixture(scope="module")
 def unbroken(shards, tmp_path_factory):
-    return train_model(PLAN, shards, tmp_path_factory.mktemp("unbroken"), judge=lambda model: 5.0)
+    return train_model(PLAN, byte_tokenizer(), shards, tmp_path_factory.mktemp("unbroken"), judge=lambda model: 5.0)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +84,7 @@ def test_a_finished_training_is_only_read(shards, unbroken):
     def refuse(*_):
         raise AssertionError("trained again")
 
-    again = train_model(PLAN, shards, unbroken.folder.parent, judge=refuse, progress=refuse)
+    again = train_model(PLAN, byte_tokenizer(), shards, unbroken.folder.parent, judge=refuse, progress=refuse)
     assert again == unbroken
 
 
@@ -94,6 +94,7 @@ import json, os, signal, sys
 from pathlib import Path
 from byteloom.train.plan import Plan
 from byteloom.train.shards import read_shards
+from byteloom.tokenize import byte_tokenizer
 from byteloom.train.trainer import train_model
 
 def die(what, step, steps):
@@ -101,14 +102,20 @@ def die(what, step, steps):
         os.kill(os.getpid(), signal.SIGKILL)
 
 plan = Plan.from_json(json.loads({json.dumps(json.dumps(PLAN.to_json()))}))
-train_model(plan, read_shards(Path({str(shards.folder)!r})), Path({str(tmp_path)!r}), judge=lambda m: 5.0, progress=die)
+shards = read_shards(Path({str(shards.folder)!r}))
+train_model(plan, byte_tokenizer(), shards, Path({str(tmp_path)!r}), judge=lambda m: 5.0, progress=die)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
     assert last_checkpoint(tmp_path / "checkpoints").name == "checkpoint-4"
     steps = []
     resumed = train_model(
-        PLAN, shards, tmp_path, judge=lambda model: 5.0, progress=lambda what, step, all_: steps.append(step)
+        PLAN,
+        byte_tokenizer(),
+        shards,
+        tmp_path,
+        judge=lambda model: 5.0,
+        progress=lambda what, step, all_: steps.append(step),
     )
     assert steps == list(range(5, 13))
     assert_same(resumed.folder, unbroken.folder)
@@ -124,8 +131,8 @@ def test_interrupted_before_and_between_checkpoints(shards, unbroken, tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train_model(PLAN, shards, tmp_path, judge=lambda model: 5.0, progress=interrupt)
-    finished = train_model(PLAN, shards, tmp_path, judge=lambda model: 5.0)
+            train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0, progress=interrupt)
+    finished = train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
     assert_same(finished.folder, unbroken.folder)
 
 
@@ -140,7 +147,7 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 
 
 def test_bf16_trains_too(shards, tmp_path):
-    trained = train_model(replace(PLAN, precision="bf16"), shards, tmp_path, judge=lambda model: 5.0)
+    trained = train_model(replace(PLAN, precision="bf16"), byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
     assert trained.curve[-1]["bits_per_byte"] < trained.curve[0]["bits_per_byte"] - 0.5
     assert weights(trained.folder)["model.norm.weight"].dtype == torch.float32
 
@@ -151,7 +158,7 @@ def test_a_full_disk_is_one_sentence(shards, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the model needs more
     try:
         with pytest.raises(FileError, match=r"cannot write the model to .*free some space and run again"):
-            train_model(PLAN, shards, tmp_path, judge=lambda model: 5.0)
+            train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
@@ -167,12 +174,14 @@ def test_two_processes_train_as_one(shards, unbroken, tmp_path, fsdp):
     script.write_text(
         "import json, sys\n"
         "from pathlib import Path\n"
+        "from byteloom.tokenize import byte_tokenizer\n"
         "from byteloom.train.plan import Plan\n"
         "from byteloom.train.processes import part\n"
         "from byteloom.train.shards import read_shards\n"
         "from byteloom.train.trainer import train_model\n"
         "plan = Plan.from_json(json.loads(sys.argv[1]))\n"
-        "train_model(plan, read_shards(Path(sys.argv[2])), Path(sys.argv[3]), judge=lambda model: 5.0)\n"
+        "shards = read_shards(Path(sys.argv[2]))\n"
+        "train_model(plan, byte_tokenizer(), shards, Path(sys.argv[3]), judge=lambda model: 5.0)\n"
         "part()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
@@ -184,3 +193,14 @@ def test_two_processes_train_as_one(shards, unbroken, tmp_path, fsdp):
     assert one.keys() == two.keys()
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
     assert read_shards(shards.folder) == shards
+
+
+def test_merged_tokens_begin_as_the_mean_of_their_parts(tmp_path):
+    data = np.random.default_rng(0).integers(0, 8, 20_000, dtype=np.uint8).tobytes()
+    tokenizer = train_bpe([data], vocab_size=300)
+    plan = replace(PLAN, vocab_size=300, steps=1, learning_rate=0.0)
+    shards = write_shards([data], tokenizer, tmp_path / "shards")
+    trained = train_model(plan, tokenizer, shards, tmp_path, judge=lambda model: 5.0)
+    table = weights(trained.folder)["model.embed_tokens.weight"]
+    for merged, (left, right) in enumerate(tokenizer.merges.tolist(), start=263):
+        assert torch.equal(table[merged], (table[left] + table[right]) / 2)

@@ -69,6 +69,7 @@ def train_small_model(
     )
     trained = train_model(
         plan,
+        tokenizer,
         shards,
         folder,
         judge=lambda model: bits_per_byte(model, tokenizer, held_out, max_bytes=GLIMPSE).bits_per_byte,

@@ -75,6 +75,7 @@ def fit(
             )
         trained[kind] = train_model(
             plan,
+            prepared.tokenizers[kind],
             prepared.shards[kind],
             work / kind,
             judge=functools.partial(_bits, plan=plan, tokenizer=prepared.tokenizers[kind], blocks=prepared.blocks),

@@ -35,6 +35,8 @@ from transformers import (
 
 from byteloom.errors import FileError
 from byteloom.files import read_json, write_json
+from byteloom.models.embeddings import compose_embeddings
+from byteloom.tokenize import BPE
 from byteloom.train.plan import Backbone, Plan, Precision
 from byteloom.train.processes import PATIENCE, wait_for_all
 from byteloom.train.progress import Progress, silent
@@ -58,9 +60,16 @@ class Trained:
 
 
 def train_model(
-    plan: Plan, shards: Shards, folder: Path, *, judge: Judge, progress: Progress = silent, label: str = "training"
+    plan: Plan,
+    tokenizer: BPE,
+    shards: Shards,
+    folder: Path,
+    *,
+    judge: Judge,
+    progress: Progress = silent,
+    label: str = "training",
 ) -> Trained:
-    """Train by `plan` on `shards`; the model goes to `folder`/model, checkpoints and curves to `folder`.
+    """Train by `plan` on `shards`, which `tokenizer` made; the model goes to `folder`/model, the rest to `folder`.
 
     A training that `folder` shows as finished is only read; one that was killed goes on from its last whole
     checkpoint and ends, on a CPU, with the same bits as an unbroken one. Every process of a torchrun calls this.
@@ -70,7 +79,7 @@ def train_model(
     if not done.exists():
         _keep_freed_memory()
         with torch_threads(plan.threads), quiet_transformers():
-            _train(plan, shards, folder, judge, progress, label)
+            _train(plan, tokenizer, shards, folder, judge, progress, label)
     facts = read_json(done)
     return Trained(folder=folder / "model", **facts)
 
@@ -140,13 +149,17 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _train(plan: Plan, shards: Shards, folder: Path, judge: Judge, progress: Progress, label: str) -> None:
+def _train(
+    plan: Plan, tokenizer: BPE, shards: Shards, folder: Path, judge: Judge, progress: Progress, label: str
+) -> None:
     checkpoints = folder / "checkpoints"
     windows = plan.steps * plan.windows_per_step
     dataset = Windows(shards, plan.backbone.context, count=windows, seed=plan.seed)
     transformers.set_seed(plan.seed)
+    model = LlamaForCausalLM(plan.backbone.config(plan.vocab_size))
+    compose_embeddings(model, tokenizer)
     trainer = _Trainer(
-        model=LlamaForCausalLM(plan.backbone.config(plan.vocab_size)),
+        model=model,
         args=_arguments(plan, checkpoints),
         train_dataset=dataset,
         data_collator=default_data_collator,
