@@ -70,5 +70,5 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
         out.print(f"Report  {report}", markup=False)
     out.print("Next", markup=False)
     for what, command in next_steps(folder, facts, read_samples(folder)):
-        out.print(f"  {what}", style="dim", markup=False)
+        out.print(f"  {what}", style="dim", markup=False, soft_wrap=True)
         out.print(f"  {command}", markup=False, soft_wrap=True)

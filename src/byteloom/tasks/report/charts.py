@@ -86,7 +86,7 @@ def line_chart(
     y_values = round_ticks(low, high)
     bottom, top = y_values[0], y_values[-1]
     if x_ticks is None:
-        x_ticks = [(x, short(x)) for x in round_ticks(left, right, inside=True)]
+        x_ticks = [(x, short(x)) for x in round_ticks(left, right, 6, inside=True)]
 
     def at_x(x: float) -> float:
         return round(100 * (position(x) - left) / (right - left), 2)

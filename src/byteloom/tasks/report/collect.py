@@ -281,7 +281,7 @@ def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: M
         figures.append(Figure(f"{best['bits_per_byte']:.3f}", "bits per byte", detail))
     if kind.get("training_mb_per_s"):
         detail = f"{size(kind['bytes'])} in {kind['seconds']:.1f} s"
-        figures.append(Figure(f"{kind['training_mb_per_s']:.0f} MB/s", "tokenizer training", detail))
+        figures.append(Figure(f"{kind['training_mb_per_s']:.3g} MB/s", "tokenizer training", detail))
     return tuple(figures)
 
 
