@@ -18,7 +18,7 @@ from byteloom.train.plan import Wish
 from byteloom.train.progress import Progress, silent
 
 SAMPLE_BYTES = 32_000_000
-MINUTES = 1.25  # of training, for each of the two models
+MINUTES = 1.5  # of training, for each of the two models
 
 
 def demo(folder: StrPath, *, overwrite: bool = False, progress: Progress = silent) -> dict[str, Any]:
