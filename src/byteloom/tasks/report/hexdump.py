@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -83,20 +83,22 @@ def _interest(sample: Sample) -> tuple[int, int, int]:
     return shown, min(len(sample.data), PLAIN_ROWS * WIDTH), -len(sample.sections)
 
 
-def _excerpts(sample: Sample) -> Iterator[tuple[int, int]]:
-    """Ranges [start, stop), multiples of WIDTH, ascending and apart."""
+def _excerpts(sample: Sample) -> list[tuple[int, int]]:
+    """Ranges [start, stop) that begin at multiples of WIDTH, ascending and with gaps between them."""
     code, strings = _largest(sample, "code"), _strings(sample)
     wanted = [(0, HEADER_ROWS)] if code or strings else [(0, PLAIN_ROWS)]
     if code:
         wanted.append((code.offset // WIDTH, CODE_ROWS))
     if strings:
         wanted.append((_most_printable(sample, strings) // WIDTH, STRING_ROWS))
-    end = 0
+    ranges: list[tuple[int, int]] = []
     for row, rows in sorted(wanted):
-        start, stop = max(end, row * WIDTH), min((row + rows) * WIDTH, len(sample.data))
-        if start < stop:
-            yield start, stop
-            end = stop
+        start, stop = row * WIDTH, min((row + rows) * WIDTH, len(sample.data))
+        if ranges and start <= ranges[-1][1]:
+            ranges[-1] = ranges[-1][0], max(stop, ranges[-1][1])
+        else:
+            ranges.append((start, stop))
+    return ranges
 
 
 def _largest(sample: Sample, kind: str) -> Part | None:
