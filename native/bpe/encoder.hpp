@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <cstring>
 #include <limits>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -27,6 +28,23 @@ namespace byteloom {
 struct MergeList {
     std::vector<uint32_t> left, right;
     size_t size() const { return left.size(); }
+};
+
+// Memory to work in, used again and again without being cleared.
+template <class T>
+class Scratch {
+  public:
+    T* of(size_t size) {
+        if (size > size_) {
+            data_ = std::make_unique_for_overwrite<T[]>(size);
+            size_ = size;
+        }
+        return data_.get();
+    }
+
+  private:
+    std::unique_ptr<T[]> data_;
+    size_t size_ = 0;
 };
 
 // Node numbers and token lengths are uint16 when they fit: the tables and last[] then stay in the second-level cache.
@@ -72,7 +90,7 @@ class IntervalEncoder {
 
     // Fills last[1..size] for text[0..size). last[0] and the longest() entries before it are known, or last[0] is 0
     // for the start of a text. `scratch` is memory to work in.
-    void extend(const uint8_t* text, size_t size, Node* last, std::vector<Node>& scratch) const {
+    void extend(const uint8_t* text, size_t size, Node* last, Scratch<Node>& scratch) const {
         const size_t overlap = longest_ + kResync;
         if (size >= kLanes * 8 * overlap) {
             extend_lanes(text, size, last, overlap, scratch);
@@ -198,12 +216,12 @@ class IntervalEncoder {
     // a cut gives longest() entries in a row that are those of the lane before it, all its later ones are right too.
     // Every lane runs on into the next one by `overlap` bytes for that comparison; where it fails, and in long runs
     // of one byte it may, the next lane is encoded again from the true entries.
-    void extend_lanes(const uint8_t* text, size_t size, Node* last, size_t overlap, std::vector<Node>& scratch) const {
+    void extend_lanes(const uint8_t* text, size_t size, Node* last, size_t overlap, Scratch<Node>& scratch) const {
         const size_t part = size / kLanes, room = part + overlap + 1;
-        scratch.resize((kLanes - 1) * room);
+        Node* const own = scratch.of((kLanes - 1) * room);
         std::array<Node*, kLanes> lane{last};
         for (size_t k = 1; k < kLanes; ++k) {
-            lane[k] = scratch.data() + (k - 1) * room;
+            lane[k] = own + (k - 1) * room;
             lane[k][0] = 0;
         }
         run_lanes(text, part, overlap, lane);

@@ -21,7 +21,7 @@ class IntervalStream {
             const size_t block = std::min(size, kBlock);
             const size_t known = last_.size();
             last_.resize(known + block);
-            encoder_.extend(text, block, last_.data() + known - 1, scratch_);
+            encoder_.extend(text, block, last_.data() + known - 1, lanes_);
             text += block;
             size -= block;
             give_until(meeting_point(), give);
@@ -38,7 +38,7 @@ class IntervalStream {
     }
 
   private:
-    static constexpr size_t kBlock = 64 << 10;  // bytes; last[] of a block stays in the second-level cache
+    static constexpr size_t kBlock = 32 << 10;  // bytes; last[] of a block stays in the second-level cache
 
     // The last position that the encoding passes whatever follows. The next token will start at one of the last
     // longest() positions, so it is where the chains of tokens walked back from all of them meet.
@@ -63,13 +63,14 @@ class IntervalStream {
     void give_until(size_t end, Give give) {
         if (end == given_) return;
         // The walk back is a chain of loads. Looking all lengths up beforehand, which is none, makes its links short.
-        steps_.resize(end - given_);
-        for (size_t i = given_; i < end; ++i) steps_[i - given_] = encoder_.length(last_[i + 1]);
-        ids_.resize(end - given_);
-        size_t first = ids_.size();
-        for (size_t i = end; i > given_; i -= steps_[i - 1 - given_]) ids_[--first] = last_[i];
-        for (size_t i = first; i < ids_.size(); ++i) ids_[i] = encoder_.id(static_cast<Node>(ids_[i]));
-        give(ids_.data() + first, ids_.size() - first);
+        const size_t size = end - given_;
+        Node* const step = steps_.of(size + 1);  // length of the token that ends at given_ + i
+        for (size_t i = 1; i <= size; ++i) step[i] = encoder_.length(last_[given_ + i]);
+        uint32_t* const ids = ids_.of(size);
+        size_t first = size;
+        for (size_t i = size; i > 0; i -= step[i]) ids[--first] = last_[given_ + i];
+        for (size_t i = first; i < size; ++i) ids[i] = encoder_.id(static_cast<Node>(ids[i]));
+        give(ids + first, size - first);
         given_ = end;
     }
 
@@ -85,9 +86,8 @@ class IntervalStream {
     std::vector<Node> last_;  // last_[i] is the last token of the text up to i bytes after the first that is kept
     size_t given_ = 0;        // index into last_: the ids up to there have been given
     std::vector<uint8_t> on_chain_;
-    std::vector<Node> steps_;  // length of last_[given_ + 1 + i]
-    std::vector<uint32_t> ids_;
-    std::vector<Node> scratch_;
+    Scratch<Node> steps_, lanes_;
+    Scratch<uint32_t> ids_;
 };
 
 }  // namespace byteloom
