@@ -214,8 +214,8 @@ class IntervalEncoder {
 
     // last[i] follows from the text and the longest() entries before it. So when a lane that started from nothing at
     // a cut gives longest() entries in a row that are those of the lane before it, all its later ones are right too.
-    // Every lane runs on into the next one by `overlap` bytes for that comparison; where it fails, and in long runs
-    // of one byte it may, the next lane is encoded again from the true entries.
+    // Every lane runs on into the next one by `overlap` bytes for that comparison. Where it fails, as it may in long
+    // runs of one byte, the next lane is encoded again from the true entries until the two agree.
     void extend_lanes(const uint8_t* text, size_t size, Node* last, size_t overlap, Scratch<Node>& scratch) const {
         const size_t part = size / kLanes, room = part + overlap + 1;
         Node* const own = scratch.of((kLanes - 1) * room);
@@ -226,16 +226,20 @@ class IntervalEncoder {
         }
         run_lanes(text, part, overlap, lane);
         for (size_t k = 1; k < kLanes; ++k) {
-            const size_t cut = k * part, known = cut + overlap;
-            const size_t stop = k + 1 < kLanes ? cut + part + overlap : size;
-            const Node* truth = last + known + 1 - longest_;
-            if (std::memcmp(truth, lane[k] + overlap + 1 - longest_, longest_ * sizeof(Node)) == 0) {
-                const size_t filled = std::min(stop, cut + part);
-                std::memcpy(last + known + 1, lane[k] + overlap + 1, (filled - known) * sizeof(Node));
-                extend_serially(text + filled, stop - filled, last + filled);
-            } else {
-                extend_serially(text + known, stop - known, last + known);
+            const size_t cut = k * part, filled = cut + part;
+            const auto agree = [&](size_t at) {
+                return std::memcmp(last + at + 1 - longest_, lane[k] + at - cut + 1 - longest_,
+                                   longest_ * sizeof(Node)) == 0;
+            };
+            size_t at = cut + overlap;
+            while (at < filled && !agree(at)) {
+                const size_t next = std::min(at + 4 * overlap, filled);
+                extend_serially(text + at, next - at, last + at);
+                at = next;
             }
+            std::memcpy(last + at + 1, lane[k] + at - cut + 1, (filled - at) * sizeof(Node));
+            const size_t stop = k + 1 < kLanes ? filled + overlap : size;
+            extend_serially(text + filled, stop - filled, last + filled);
         }
     }
 
