@@ -272,7 +272,7 @@ def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: M
         figures.append(Figure(f"{bytes_per_token(overall):.2f}", "bytes per token", detail))
         times = f"{bytes_per_token(overall):.1f}"
         times += f" to {bytes_per_token(most):.1f}" if larger else ""
-        window = f"{times} times what {WINDOW:,} raw bytes hold"
+        window = f"{times} times what raw bytes give"
         figures.append(Figure(f"{context_bytes(overall, WINDOW):,}", f"bytes in {WINDOW:,} tokens", window))
     best = models.get("bpe") or models.get("bytes")
     if best:
