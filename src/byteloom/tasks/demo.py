@@ -11,7 +11,7 @@ from typing import Any
 from byteloom.corpus import machine_executables, machine_format
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath, read_json
-from byteloom.tasks.fit import fit
+from byteloom.tasks.fit import WORK, fit
 from byteloom.tasks.prepare import Source
 from byteloom.tasks.report import write_report
 from byteloom.train.plan import Wish
@@ -29,7 +29,8 @@ def demo(folder: StrPath, *, overwrite: bool = False, progress: Progress = silen
     """
     folder = Path(folder)
     paths = tuple(str(path) for path in machine_executables())
-    if (folder / "fit.json").exists() and not (folder / ".work").exists() and not overwrite:
+    begun = (folder / WORK / "request.json").exists()  # fit takes it away at its end
+    if (folder / "fit.json").exists() and not begun and not overwrite:
         facts: dict[str, Any] = read_json(folder / "fit.json")
         if facts["options"].get("sample_bytes") != SAMPLE_BYTES or tuple(facts["paths"]) != paths:
             raise InvalidInputError(f"{folder} holds another fit; name another folder with -o, or add --overwrite")
