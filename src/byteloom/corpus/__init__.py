@@ -9,8 +9,10 @@
 from byteloom.corpus.binaries import FileInfo, Section, describe
 from byteloom.corpus.corpus import Corpus, Skipped
 from byteloom.corpus.documents import Document, entropy
+from byteloom.corpus.fasta import SequenceRecord, read_fasta
 from byteloom.corpus.formats import FORMATS, recognise
 from byteloom.corpus.machine import machine_executables, machine_format
+from byteloom.corpus.reads import reverse_complement, simulate_reads
 from byteloom.corpus.statistics import CorpusStatistics, corpus_statistics
 
 __all__ = [
@@ -20,11 +22,15 @@ __all__ = [
     "Document",
     "FileInfo",
     "Section",
+    "SequenceRecord",
     "Skipped",
     "corpus_statistics",
     "describe",
     "entropy",
     "machine_executables",
     "machine_format",
+    "read_fasta",
     "recognise",
+    "reverse_complement",
+    "simulate_reads",
 ]

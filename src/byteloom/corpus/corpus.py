@@ -1,4 +1,4 @@
-"""A corpus: documents from files, folders, globs, archives and record files, filtered, deduplicated and streamed.
+"""A corpus: documents from files, folders, globs, archives, FASTA and record files, filtered, deduplicated, streamed.
 
 Use it wherever bytes come in. Memory is one document (large files are mapped) and one SHA-256 a document kept.
 """
@@ -19,6 +19,7 @@ from typing import BinaryIO, cast
 
 from byteloom.corpus.archives import ARCHIVE_ERRORS, HEAD_BYTES, MEMBER_LIMIT, archive_kind, members
 from byteloom.corpus.documents import Document
+from byteloom.corpus.fasta import foreign_letters, sequence_kind, sequences
 from byteloom.corpus.formats import FORMATS, possible_formats, recognise
 from byteloom.corpus.records import record_kind, records
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
@@ -57,8 +58,9 @@ class Corpus:
     min_size, max_size: bytes of a document; an archive member above max_size is never unpacked whole.
     entropy: (lowest, highest) order-0 entropy to keep, bits per byte; (0.0, 7.2) keeps packed content out.
     dedup: keep the first of documents with equal SHA-256.
-    archives: read archives (byteloom.corpus.archives) instead of taking them as documents; an APK is taken as one
-        document when "apk" is among `formats`.
+    archives: read archives (byteloom.corpus.archives) and the nucleotide sequences of FASTA and FASTQ files
+        (byteloom.corpus.fasta) instead of taking the files as documents; an APK is taken as one document when "apk"
+        is among `formats`.
     field: take this field of the records of JSONL and Parquet files (also inside archives), and nothing else.
     strict: raise FileError at the first file or member that cannot be read, instead of recording it in `skipped`.
 
@@ -258,7 +260,13 @@ class Corpus:
         yield Document(source.name, data, Path(source.path))
 
     def _is_container(self, head: bytes) -> bool:
-        return bool((self._archives and archive_kind(head)) or (self._field is not None and record_kind(head)))
+        return bool((self._archives and archive_kind(head)) or self._record_kind(head))
+
+    def _record_kind(self, head: bytes) -> str | None:
+        """The kind of a file of records that are documents: those of a named field, else nucleotide sequences."""
+        if self._field is not None:
+            return record_kind(head)
+        return sequence_kind(head) if self._archives else None
 
     def _is_wanted_apk(self, head: bytes, source: _Source) -> bool:
         wanted = self._formats is not None and "apk" in self._formats and archive_kind(head) == "zip"
@@ -269,12 +277,14 @@ class Corpus:
 
     def _contents(self, stream: BinaryIO, head: bytes, name: str, depth: int) -> Iterator[Document]:
         """The documents in an archive or record file; damage is recorded where it is met."""
-        kind = record_kind(head) if self._field is not None else None
+        kind = self._record_kind(head)
         archive = archive_kind(head) if self._archives and kind is None else None
         try:
             if depth and (kind == "parquet" or archive in ("zip", "ar")):  # these seek; a member is a one-way stream
                 stream = io.BytesIO(_bounded_read(stream, MEMBER_LIMIT))
-            if kind is not None:
+            if kind in ("fasta", "fastq"):
+                yield from self._sequences(stream, kind, name)
+            elif kind is not None:
                 yield from self._records(stream, kind, name)
             else:
                 for member in members(stream, archive or "", name):
@@ -295,6 +305,24 @@ class Corpus:
                 yield Document(f"{name}#{number}", data)
         for problem, count in problems.items():  # one entry a kind of problem: a file can have millions of records
             self._skip(name, f"{problem} in {count} record{'s' * (count > 1)}")
+
+    def _sequences(self, stream: BinaryIO, kind: str, name: str) -> Iterator[Document]:
+        foreign, problems = 0, []
+        try:
+            for record in sequences(stream, kind):
+                problem = record.problem or (foreign_letters(record.foreign) if self._strict and record.foreign else "")
+                if problem:
+                    if self._strict:
+                        self._skip(f"{name}!{record.name}", problem)
+                    problems.append(problem)
+                elif self._has_size(len(record.seq)):
+                    foreign += record.foreign
+                    yield Document(f"{name}!{record.name}", record.seq)
+        finally:  # a damaged file has them too; one entry a kind of problem, since a file can have millions of records
+            if problems:
+                self._skip(name, problems[0] + (f"; {len(problems) - 1} more like it" if problems[1:] else ""))
+            if foreign:
+                self._skip(name, f"{foreign_letters(foreign)} became N")
 
     def _member(
         self, open_member: Callable[[], BinaryIO], size: int | None, name: str, depth: int
