@@ -64,6 +64,7 @@ class Backbone:
             num_key_value_heads=self.heads,
             max_position_embeddings=self.context,
             tie_word_embeddings=True,
+            initializer_range=self.hidden_size**-0.5,  # keeps lengths at any width; the usual 0.02 is for thousands
             bos_token_id=0,
             eos_token_id=1,
             pad_token_id=2,
