@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <chrono>
 #include <exception>
 #include <memory>
@@ -17,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/batch.hpp"
 #include "bindings/buffers.hpp"
 #include "bpe/tokenizer.hpp"
 #include "bpe/trainer.hpp"
@@ -49,33 +49,6 @@ std::shared_ptr<Tokenizer> make_tokenizer(const std::array<uint32_t, 256>& byte_
     for (const auto& text : texts) own.emplace_back(text.c_str(), text.size());
     const nb::gil_scoped_release free;
     return std::make_shared<Tokenizer>(byte_ids, std::move(left), std::move(right), std::move(result), own);
-}
-
-// Documents differ in size by orders of magnitude, so each thread takes the next one when it is done with its
-// last.
-nb::list encode_batch(const Tokenizer& tokenizer, const std::vector<nb::object>& documents, int threads) {
-    std::vector<Bytes> texts;
-    texts.reserve(documents.size());
-    for (const auto& document : documents) texts.emplace_back(document);
-    std::vector<std::vector<uint32_t>> ids(texts.size());
-    {
-        const nb::gil_scoped_release free;
-        std::atomic<size_t> next{0};
-        std::exception_ptr failure;
-        std::mutex first;
-        run_parallel(std::max(1, std::min<int>(threads, static_cast<int>(texts.size()))), [&](int) {
-            try {
-                for (size_t i = next++; i < texts.size(); i = next++) ids[i] = encode(tokenizer, texts[i]);
-            } catch (...) {
-                const std::lock_guard lock(first);
-                failure = std::current_exception();
-            }
-        });
-        if (failure) std::rethrow_exception(failure);
-    }
-    nb::list result;
-    for (auto& one : ids) result.append(to_numpy(std::move(one)));
-    return result;
 }
 
 nb::bytes decode(const Tokenizer& tokenizer, const Ids& ids) {
@@ -182,7 +155,12 @@ void bind_bpe(nb::module_& module) {
                 return to_numpy(std::move(ids));
             },
             "data"_a.none())
-        .def("encode_batch", &encode_batch, "documents"_a, "threads"_a)
+        .def(
+            "encode_batch",
+            [](const Tokenizer& self, const std::vector<nb::object>& documents, int threads) {
+                return encode_documents(documents, threads, [&](const Bytes& text) { return encode(self, text); });
+            },
+            "documents"_a, "threads"_a)
         .def(
             "count",
             [](const Tokenizer& self, nb::handle data) {

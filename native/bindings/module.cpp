@@ -1,8 +1,10 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/bpe.hpp"
+#include "bindings/segment.hpp"
 
 NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
+    byteloom::bind_segment(module);
 }

@@ -1,0 +1,46 @@
+// Many documents on several threads.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <algorithm>
+#include <atomic>
+#include <exception>
+#include <mutex>
+#include <utility>
+#include <vector>
+
+#include "bindings/buffers.hpp"
+#include "bpe/threads.hpp"
+
+namespace byteloom {
+
+// The ids that encode(Bytes) gives for every document, with the GIL released. Documents differ in size by orders of
+// magnitude, so each thread takes the next one when it is done with its last.
+template <class Encode>
+nb::list encode_documents(const std::vector<nb::object>& documents, int threads, Encode encode) {
+    std::vector<Bytes> texts;
+    texts.reserve(documents.size());
+    for (const auto& document : documents) texts.emplace_back(document);
+    std::vector<std::vector<uint32_t>> ids(texts.size());
+    {
+        const nb::gil_scoped_release free;
+        std::atomic<size_t> next{0};
+        std::exception_ptr failure;
+        std::mutex first;
+        run_parallel(std::max(1, std::min<int>(threads, static_cast<int>(texts.size()))), [&](int) {
+            try {
+                for (size_t i = next++; i < texts.size(); i = next++) ids[i] = encode(texts[i]);
+            } catch (...) {
+                const std::lock_guard lock(first);
+                failure = std::current_exception();
+            }
+        });
+        if (failure) std::rethrow_exception(failure);
+    }
+    nb::list result;
+    for (auto& one : ids) result.append(to_numpy(std::move(one)));
+    return result;
+}
+
+}  // namespace byteloom
