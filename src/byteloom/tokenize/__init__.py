@@ -4,15 +4,22 @@
 """
 
 from byteloom.tokenize.bpe import BPE, Training, available_threads, byte_tokenizer, load_tokenizer, train_bpe
+from byteloom.tokenize.inference import Segmenter
+from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
 
 __all__ = [
     "BPE",
     "SPECIAL_TOKENS",
+    "Leakage",
+    "Segmenter",
+    "TokenSet",
     "TokenizerTables",
     "Training",
     "available_threads",
     "byte_tokenizer",
+    "export_unordered",
+    "leakage",
     "load_tokenizer",
     "train_bpe",
 ]
