@@ -4,8 +4,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from byteloom.errors import InvalidInputError
-from byteloom.models.embeddings import compose_embeddings, resize_embeddings
-from byteloom.tokenize import BPE, byte_tokenizer, train_bpe
+from byteloom.models.embeddings import compose_embeddings, permute_embeddings, resize_embeddings
+from byteloom.tokenize import BPE, byte_tokenizer, export_unordered, train_bpe
 
 DATA = np.random.default_rng(0).integers(0, 4, 20_000, dtype=np.uint8).tobytes()
 
@@ -83,3 +83,28 @@ def test_a_new_model_composed_is_one_that_was_grown_from_bytes(large, tied):
         assert torch.equal(getattr(composed, table)().weight, getattr(grown, table)().weight)
     with pytest.raises(InvalidInputError, match="300 token embeddings, but the tokenizer 280"):
         compose_embeddings(composed, large.truncate(280))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_logits_for_permuted_ids_are_the_permuted_logits(large, tied):
+    _, permutation = export_unordered(large, seed=3)
+    new_ids = torch.from_numpy(permutation.astype(np.int64))
+    model = build(large.vocab_size, tied)
+    ids_BT = torch.from_numpy(large.encode(DATA[:60]).astype(np.int64))[None]
+    with torch.no_grad():
+        before_BTV = model(input_ids=ids_BT).logits
+        permute_embeddings(model, permutation)
+        after_BTV = model(input_ids=new_ids[ids_BT]).logits
+    assert (after_BTV[..., new_ids] - before_BTV).abs().max() == 0
+    assert not torch.equal(after_BTV, before_BTV)
+    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
+
+
+def test_what_is_no_permutation_is_refused(large):
+    model = build(300, tied=True)
+    for wrong in (np.arange(299), np.arange(300) // 2, np.arange(300)[None]):
+        with pytest.raises(InvalidInputError, match="give a permutation of the model's 300 ids"):
+            permute_embeddings(model, wrong)
+    model.config.eos_token_id = 299
+    with pytest.raises(InvalidInputError, match="moves the eos_token_id"):
+        permute_embeddings(model, np.r_[np.arange(290), np.arange(290, 300)[::-1]])

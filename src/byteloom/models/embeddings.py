@@ -1,8 +1,9 @@
-"""Embeddings of merged tokens made from those of their parts, when a vocabulary begins and when it grows.
+"""Embeddings that follow the vocabulary: when it begins, when it grows, and when its ids are permuted.
 
 Use `compose_embeddings` on a new model before it is trained, and `resize_embeddings` to go on with a larger member of
 a nested tokenizer family without losing what was learned. In both a merged token begins as the mean of the two tokens
-it is made of, so that it means something before it was ever seen.
+it is made of, so that it means something before it was ever seen. Use `permute_embeddings` to release a model with a
+vocabulary that `tokenize.export_unordered` wrote.
 Source: Binary BPE, arXiv 2511.17573 (nested vocabularies); the mean is ours. Cost: one pass over the rows.
 """
 
@@ -47,6 +48,33 @@ def resize_embeddings(model: PreTrainedModel, old: BPE, new: BPE) -> None:
     _fill(model, new.tables.merges[len(old.tables.merges) :])
 
 
+def permute_embeddings(model: PreTrainedModel, permutation: np.ndarray) -> None:
+    """Give token i of `model` the id permutation[i], in place: its logits for permuted ids are the old ones, permuted.
+
+    permutation: integers [vocabulary], as from `export_unordered`. Input and output embeddings, tied or not, and an
+    output bias move together; ids that the configuration names must keep their place, as special tokens do.
+    Raises InvalidInputError when it is no permutation of the model's ids or moves an id of the configuration.
+    """
+    tables = _tables(model)
+    order = np.asarray(permutation)
+    rows = len(tables[0])
+    if order.shape != (rows,) or not np.array_equal(np.sort(order), np.arange(rows)):
+        raise InvalidInputError(
+            f"give a permutation of the model's {rows} ids: each of them once; got {order.size} numbers"
+        )
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        named = getattr(model.config, name, None)
+        ids = np.atleast_1d([] if named is None else named).astype(np.int64)
+        if (order[ids] != ids).any():
+            raise InvalidInputError(
+                f"the permutation moves the {name} of the model; special tokens must keep their ids"
+            )
+    index = torch.from_numpy(order.astype(np.int64)).to(tables[0].device)
+    with torch.no_grad():
+        for table in tables:
+            table[index] = table.clone()
+
+
 def _check_rows(model: PreTrainedModel, tokenizer: BPE) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if rows != tokenizer.vocab_size:
@@ -58,6 +86,15 @@ def _check_rows(model: PreTrainedModel, tokenizer: BPE) -> None:
 
 def _fill(model: PreTrainedModel, merges: np.ndarray) -> None:
     """Set the rows of merged tokens; `merges` is uint32 [n, 3]: left part, right part, merged."""
+    with torch.no_grad():
+        for table in _tables(model):
+            # In merge order: a part may itself be one of these tokens.
+            for left, right, merged in merges.tolist():
+                table[merged] = (table[left] + table[right]) / 2
+
+
+def _tables(model: PreTrainedModel) -> list[torch.Tensor]:
+    """What has a row, or an entry, for every id: input embeddings, output embeddings unless tied, output bias."""
     tables = [model.get_input_embeddings().weight]
     output = model.get_output_embeddings()
     if output is not None:
@@ -65,11 +102,7 @@ def _fill(model: PreTrainedModel, merges: np.ndarray) -> None:
             tables.append(output.weight)
         if getattr(output, "bias", None) is not None:
             tables.append(output.bias)
-    with torch.no_grad():
-        for table in tables:
-            # In merge order: a part may itself be one of these tokens.
-            for left, right, merged in merges.tolist():
-                table[merged] = (table[left] + table[right]) / 2
+    return tables
 
 
 def _is_prefix(short: np.ndarray, long: np.ndarray) -> bool:
