@@ -6,8 +6,10 @@ import pytest
 from typer.testing import CliRunner
 
 from byteloom.cli.main import app
+from byteloom.cli.tokenizer import _Inference
 from byteloom.errors import FileError, InvalidInputError
-from byteloom.tokenize import BPE, byte_tokenizer
+from byteloom.tokenize import BPE, Segmenter, byte_tokenizer
+from byteloom.tokenize.inference import INFERENCES
 
 TEXT = b"the cat sat on the mat; " * 200
 BINARY = bytes(range(256)) * 3 + b"\x00" * 500
@@ -129,6 +131,18 @@ def test_empty_file(tmp_path, trained):
     call("encode", tmp_path / "empty", "-t", trained, "-o", tmp_path / "ids.npy")
     call("decode", tmp_path / "ids.npy", "-t", trained, "-o", tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == b""
+
+
+def test_every_inference(files, trained, tmp_path):
+    assert [choice.value for choice in _Inference] == list(INFERENCES)
+    for inference in INFERENCES:
+        counted = report("encode", files / "text", "-t", trained, "-o", tmp_path / "ids.npy", "--inference", inference)
+        expected = Segmenter(BPE.load(trained), inference=inference).encode(TEXT)
+        assert np.array_equal(np.load(tmp_path / "ids.npy"), expected)
+        assert counted["tokens"] == len(expected)
+        call("decode", tmp_path / "ids.npy", "-t", trained, "-o", tmp_path / "copy")
+        assert (tmp_path / "copy").read_bytes() == TEXT
+    assert run("encode", files / "text", "-t", trained, "--inference", "fast").exit_code == 2
 
 
 def test_encode_and_decode_refuse(files, trained, tmp_path):

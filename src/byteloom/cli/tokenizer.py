@@ -134,6 +134,18 @@ def train(
     _line(f"Next: byteloom tokenizer inspect FILE -t {output}")
 
 
+class _Inference(StrEnum):
+    merge = "merge"
+    greedy = "greedy"
+    greedy_right = "greedy_right"
+    minimal = "minimal"
+    longest_first = "longest_first"
+    shuffle = "shuffle"
+    delete = "delete"
+    truncate = "truncate"
+    bytes = "bytes"
+
+
 @tokenizer_app.command()
 def encode(
     source: Annotated[str, typer.Argument(metavar="FILE", help="The file to encode; - for standard input.")],
@@ -144,20 +156,29 @@ def encode(
             "--output", "-o", help="FILE.npy, FILE.bin (uint32), FILE.txt, or - for uint32 on standard output."
         ),
     ] = None,
+    inference: Annotated[
+        _Inference,
+        typer.Option(
+            help="merge: in merge order. Without merges: greedy and greedy_right, the longest token from the start or "
+            "the end; minimal, the fewest tokens; longest_first. Damaged merges, as controls: shuffle, delete (a "
+            "tenth), truncate (to half), bytes."
+        ),
+    ] = _Inference.merge,
     json: JsonFlag = False,
 ) -> None:
     """Turn bytes into token ids.
 
     Use it to prepare data for other tools, or to see the ids of a file. Files of any size are encoded in constant
-    memory. Without -o, ids are printed as text, one a line.
+    memory, but for greedy_right, longest_first and shuffle, which hold the file. Without -o, ids are printed as text,
+    one a line.
 
     Example: byteloom tokenizer encode /bin/ls -t my-tokenizer -o ls.npy
     """
     from byteloom.files import read_blocks
-    from byteloom.tokenize import load_tokenizer
+    from byteloom.tokenize import Segmenter, load_tokenizer
     from byteloom.tokenize.id_files import write_ids
 
-    bpe = load_tokenizer(tokenizer)
+    segmenter = Segmenter(load_tokenizer(tokenizer), inference=inference.value)
     size = count = 0
     with progress() as report:
         total = 0 if source == _STREAM or not Path(source).is_file() else Path(source).stat().st_size
@@ -169,7 +190,7 @@ def encode(
                 size += len(block)
                 report("encoding", size, total)
 
-        encoded = bpe.encode_blocks(blocks())
+        encoded = segmenter.encode_blocks(blocks())
         if output is not None and output != _STREAM:
             count = write_ids(output, encoded)
         else:
