@@ -12,14 +12,16 @@ $python -m pip install --quiet --upgrade --no-deps --target $site \
 # -S: without the .pth files of the environment, which would put the editable install first.
 LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file-name=libubsan.so)" \
     ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$site:$packages:." \
-    $python -S -m pytest -q -p no:cacheprovider -p no:xdist tests/tokenize/test_bpe.py
+    $python -S -m pytest -q -p no:cacheprovider -p no:xdist tests/tokenize/test_bpe.py tests/tokenize/test_inference.py
 
 if command -v clang++ >/dev/null; then
-    clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Inative -pthread \
-        native/fuzz/bpe_fuzz.cpp -o build/sanitize/bpe_fuzz
-    mkdir -p build/sanitize/corpus
-    build/sanitize/bpe_fuzz -max_total_time="${FUZZ_SECONDS:-60}" -max_len=4096 -print_final_stats=1 -artifact_prefix=build/sanitize/ \
-        build/sanitize/corpus
+    for target in bpe segment; do
+        clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Inative -pthread \
+            native/fuzz/${target}_fuzz.cpp -o build/sanitize/${target}_fuzz
+        mkdir -p build/sanitize/corpus/$target
+        build/sanitize/${target}_fuzz -max_total_time="${FUZZ_SECONDS:-60}" -max_len=4096 -print_final_stats=1 \
+            -artifact_prefix=build/sanitize/ build/sanitize/corpus/$target
+    done
 else
     echo "clang++ is not installed: the fuzz target was not run"
 fi
