@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.markup import escape
@@ -19,7 +19,7 @@ from byteloom.cli.generate import generate
 from byteloom.cli.methods import methods
 from byteloom.cli.report import report
 from byteloom.cli.tokenizer import tokenizer_app
-from byteloom.errors import ByteloomError
+from byteloom.errors import ByteloomError, MissingExtraError
 
 app = typer.Typer(
     name="byteloom",
@@ -56,6 +56,22 @@ app.command(name="methods")(methods)
 app.command(name="report")(report)
 
 
+_EXTRA_OF = {
+    "torch": "models,tasks",
+    "transformers": "models,tasks",
+    "accelerate": "models,tasks",
+    "safetensors": "models,tasks",
+    "capstone": "tasks",
+    "jinja2": "tasks",
+    "tiktoken": "bench",
+}
+
+
+def _fail(error: ByteloomError) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    sys.exit(2)
+
+
 def main() -> None:
     """Run the command line. Exit status: 0 done, 2 the user must change something, 130 interrupted."""
     # OpenMP reads this when torch loads. Threads that wait then sleep instead of spinning: beside other work,
@@ -64,8 +80,12 @@ def main() -> None:
     try:
         app()
     except ByteloomError as error:
-        err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(2)
+        _fail(error)
+    except ModuleNotFoundError as error:  # the light install lacks the packages of an extra
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRA_OF:
+            raise
+        _fail(MissingExtraError(package, _EXTRA_OF[package]))
     except KeyboardInterrupt:
         err.print("interrupted; finished parts are kept, run the same command again to go on")
         sys.exit(130)
