@@ -507,8 +507,8 @@ def _sizes(family: str, vocab_size: int) -> list[int]:
         sizes = [int(size) for size in family.split(",")]
     except ValueError:
         raise InvalidInputError(f"--family takes numbers with commas, such as 4096,8192; got {family}") from None
-    if any(size >= vocab_size or size < 263 for size in sizes):
-        raise InvalidInputError(f"--family sizes must lie from 263 to below --vocab-size {vocab_size}; got {family}")
+    if any(not 263 <= size <= vocab_size for size in sizes):
+        raise InvalidInputError(f"--family sizes must lie from 263 to --vocab-size {vocab_size}; got {family}")
     return sizes
 
 
