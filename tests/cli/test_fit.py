@@ -65,7 +65,7 @@ def test_one_changed_number_keeps_the_rest_of_the_size(files, tmp_path):
     ("options", "sentence"),
     [
         (["--family", "4k"], "--family takes vocabulary sizes"),
-        (["--size", "huge"], "--size is one of tiny, mini"),
+        (["--size", "huge"], "--size is one of nano, tiny"),
         (["--hidden-size", "10", "--heads", "3"], "cannot be built"),
         (["--minutes", "0"], "must be positive"),
         (["--formats", "exe"], "unknown format"),

@@ -4,14 +4,14 @@ from transformers import AutoModelForCausalLM
 from byteloom.errors import InvalidInputError
 from byteloom.train.plan import PASSES, SIZES, TOKENS_PER_PARAMETER, Backbone, Plan, Wish, make_plan
 
-TINY, MINI = SIZES["tiny"], SIZES["mini"]
+NANO, MINI = SIZES["nano"], SIZES["mini"]
 
 
 def plan(wish: Wish, *, rate=20_000.0, corpus_tokens=10**9, vocab_size=4096, device="cpu", world_size=1) -> Plan:
-    """A plan for a machine that does `rate` tokens a second with the tiny model, and less with larger ones."""
+    """A plan for a machine that does `rate` tokens a second with the smallest model, and less with larger ones."""
 
     def measure(backbone, vocabulary, windows, precision):
-        speed = rate * TINY.flops_per_token(vocab_size) / backbone.flops_per_token(vocabulary)
+        speed = rate * NANO.flops_per_token(vocab_size) / backbone.flops_per_token(vocabulary)
         return speed * (1.5 if precision == "bf16" else 1.0)
 
     return make_plan(
@@ -25,7 +25,7 @@ def plan(wish: Wish, *, rate=20_000.0, corpus_tokens=10**9, vocab_size=4096, dev
     )
 
 
-@pytest.mark.parametrize("backbone", [TINY, MINI, Backbone(32, 2, 2, 16)])
+@pytest.mark.parametrize("backbone", [NANO, MINI, Backbone(32, 2, 2, 16)])
 @pytest.mark.parametrize("vocab_size", [263, 4096])
 def test_parameters_are_those_of_the_model(backbone, vocab_size):
     model = AutoModelForCausalLM.from_config(backbone.config(vocab_size))
@@ -35,7 +35,7 @@ def test_parameters_are_those_of_the_model(backbone, vocab_size):
 
 def test_two_minutes_on_a_cpu_train_the_smallest_model():
     made = plan(Wish(minutes=2))
-    assert made.backbone == TINY
+    assert made.backbone == NANO
     assert made.precision == "bf16"
     assert made.steps * made.tokens_per_step == pytest.approx(2 * 60 * 30_000, rel=0.01)
 
@@ -45,11 +45,11 @@ def test_more_time_trains_the_largest_model_that_sees_enough_tokens():
     for hours in (1, 24, 24 * 30):
         made = plan(Wish(minutes=60 * hours), rate=60_000)
         tokens = made.steps * made.tokens_per_step
-        assert made.backbone == TINY or tokens >= TOKENS_PER_PARAMETER * made.backbone.parameters(4096) * 0.99
+        assert made.backbone == NANO or tokens >= TOKENS_PER_PARAMETER * made.backbone.parameters(4096) * 0.99
         larger = sizes[sizes.index(made.backbone) + 1]
         slower = larger.flops_per_token(4096) / made.backbone.flops_per_token(4096)
         assert tokens / slower < TOKENS_PER_PARAMETER * larger.parameters(4096)
-    assert made.backbone != TINY
+    assert made.backbone != NANO
 
 
 def test_a_small_corpus_is_not_read_more_than_four_times():

@@ -56,7 +56,9 @@ def fit(
     ] = False,
     size: Annotated[
         str | None,
-        typer.Option(rich_help_panel=_MODEL, help="tiny, mini, small, base, medium or large. Default: by the minutes."),
+        typer.Option(
+            rich_help_panel=_MODEL, help="nano, tiny, mini, small, base, medium or large. Default: by the minutes."
+        ),
     ] = None,
     hidden_size: Annotated[
         int | None, typer.Option(rich_help_panel=_MODEL, help="Width, instead of the size's.")
@@ -152,7 +154,7 @@ def _backbone(
         return None
     if size is not None and size not in SIZES:
         raise InvalidInputError(f"--size is one of {', '.join(SIZES)}, not {size!r}")
-    return replace(SIZES[size or "tiny"], **changes)
+    return replace(SIZES[size or "nano"], **changes)
 
 
 def _print(facts: dict[str, Any], folder: Path) -> None:

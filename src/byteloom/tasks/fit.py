@@ -124,7 +124,7 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
     if (work / "plan.json").exists():
         return
     for shards in prepared.shards.values():
-        shards.check((wish.backbone or SIZES["tiny"]).context)
+        shards.check((wish.backbone or SIZES["nano"]).context)
     first, *others = prepared.tokenizers
     device = torch.accelerator.current_accelerator()
     name, threads = device.type if device else "cpu", torch.get_num_threads()

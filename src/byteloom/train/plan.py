@@ -83,6 +83,7 @@ class Backbone:
 
 
 SIZES = {
+    "nano": Backbone(hidden_size=128, layers=2, heads=2, context=256),
     "tiny": Backbone(hidden_size=192, layers=4, heads=3, context=256),
     "mini": Backbone(hidden_size=384, layers=6, heads=6, context=512),
     "small": Backbone(hidden_size=512, layers=8, heads=8, context=1024),
@@ -177,8 +178,8 @@ def make_plan(
     """Turn a wish into a plan for `corpus_tokens` of training data.
 
     A given time buys tokens at the rate that `measure` finds, at most PASSES over the corpus. Without a given
-    backbone it is the largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than
-    "tiny": minutes on a CPU train even that too short, and yet a smaller one does no better.
+    backbone it is the largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than the
+    smallest, even where minutes on a CPU train that too short.
     """
     if (wish.minutes if wish.tokens is None else wish.tokens) <= 0:
         raise InvalidInputError("the time and the tokens to train for must be positive")
