@@ -23,7 +23,7 @@ _TRAINING = "The training"
 def fit(
     paths: Annotated[list[str], typer.Argument(help="Files, folders, archives or quoted glob patterns.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything that is made.")],
-    minutes: Annotated[float, typer.Option(help="Training time for each model; decides on its size too.")] = 2.0,
+    minutes: Annotated[float, typer.Option(help="Training time of the model; decides on its size too.")] = 2.0,
     formats: Annotated[
         str | None,
         typer.Option(help="Only these formats, with commas, such as elf,pe; see `byteloom corpus stats -h`."),

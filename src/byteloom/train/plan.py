@@ -154,7 +154,7 @@ class Plan:
 class Wish:
     """What the user asks of a training; None leaves the choice to `make_plan`.
 
-    minutes: of training, for each model, on this machine. tokens: to see in training; wins over minutes.
+    minutes: of training, on this machine. tokens: to see in training; wins over minutes.
     batch_tokens: of an optimiser step, over all devices. micro_batch: windows that a device holds at once.
     """
 
