@@ -2,7 +2,8 @@
 
 Use it for a first model of any bytes, and for an honest comparison of BPE with raw bytes: both models have one
 backbone, are trained with equal compute, and are judged in bits per byte on the same held-out bytes. Source: Binary
-BPE, arXiv 2511.17573. Cost: the wished training time, as much again or more for the raw-byte model, and about a minute for the rest.
+BPE, arXiv 2511.17573. Cost: the wished training time, somewhat more for the raw-byte model (equal operations, smaller
+ones), and about a minute for the rest.
 """
 
 from __future__ import annotations
