@@ -1,4 +1,9 @@
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -40,7 +45,7 @@ def files(tmp_path_factory):
 def test_a_fit_ends_with_a_table_and_where_to_look(files, tmp_path):
     result = run(files, "-o", tmp_path / "run", *TINY, *SMALL)
     assert result.exit_code == 0, result.output
-    for words in ("BPE, 270", "raw bytes", str(tmp_path / "run" / "report.html"), "byteloom generate"):
+    for words in ("Bits/byte", "BPE 270", "raw bytes", str(tmp_path / "run" / "report.html"), "byteloom generate"):
         assert words in result.stdout
 
 
@@ -80,6 +85,23 @@ def test_one_changed_number_keeps_the_rest_of_the_size(files, tmp_path):
 def test_what_a_user_can_get_wrong(files, tmp_path, options, sentence):
     with pytest.raises(InvalidInputError, match=sentence):
         run(files, "-o", tmp_path / "run", *options)
+
+
+def test_an_interruption_is_one_sentence_and_the_rest_is_kept(files, tmp_path):
+    options = [*SMALL, *TINY, "--tokens", "10000000", "-o", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "byteloom", "fit", str(files), *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    while process.poll() is None and not (tmp_path / "run" / ".work" / "bpe" / "checkpoints").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, shown = process.communicate()
+    assert process.returncode == 130
+    assert " ".join(shown.split()) == "interrupted; finished parts are kept, run the same command again to go on"
+    assert (tmp_path / "run" / ".work" / "plan.json").exists()
 
 
 def test_no_path_and_no_such_path(tmp_path):

@@ -161,9 +161,9 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    names = {"bpe": f"BPE, {facts['tokenizer']['vocab_size']:,} ids", "bytes": "raw bytes"}
+    names = {"bpe": f"BPE {facts['tokenizer']['vocab_size']:,}", "bytes": "raw bytes"}
     table = Table("Model")
-    for title in ("Bits per byte", "Bytes per token", "Parameters", "Bytes seen", "Bytes/s", "Seconds"):
+    for title in ("Bits/byte", "Bytes/token", "Parameters", "Seen", "Bytes/s", "Time"):
         table.add_column(title, justify="right")
     for kind, model in facts["models"].items():
         table.add_row(
@@ -173,7 +173,7 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
             f"{model['parameters']:,}",
             decimal(model["bytes_seen"]),
             f"{model['bytes_per_s']:,.0f}",
-            f"{model['seconds']:.0f}",
+            f"{model['seconds']:.0f} s",
         )
     out.print(table)
     for note in facts["notes"]:

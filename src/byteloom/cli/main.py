@@ -21,6 +21,8 @@ from byteloom.cli.report import report
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError, MissingExtraError
 
+INTERRUPTED = 130  # exit status
+
 app = typer.Typer(
     name="byteloom",
     help="Any bytes into compact token sequences; sequence models trained on them and run fast.",
@@ -86,9 +88,10 @@ def main() -> None:
         if package not in _EXTRA_OF:
             raise
         _fail(MissingExtraError(package, _EXTRA_OF[package]))
-    except KeyboardInterrupt:
-        err.print("interrupted; finished parts are kept, run the same command again to go on")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has turned a KeyboardInterrupt into this
+            err.print("interrupted; finished parts are kept, run the same command again to go on", soft_wrap=True)
+        raise
     except BrokenPipeError:  # the reader, such as `head`, has gone
         sys.stderr.close()
         sys.exit(0)
