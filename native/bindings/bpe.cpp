@@ -16,8 +16,8 @@
 #include <string>
 #include <vector>
 
-#include "bindings/batch.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/encoders.hpp"
 #include "bpe/tokenizer.hpp"
 #include "bpe/trainer.hpp"
 
@@ -92,7 +92,6 @@ class PyTrainer {
     }
 
     void retain(const std::vector<bool>& keep) { trainer_->retain(keep); }
-    size_t documents() const { return trainer_->documents(); }
 
     nb::list train(uint64_t min_frequency, uint32_t max_token_length, int threads,
                    const std::vector<nb::bytes>& forbidden, nb::object progress) {
@@ -146,13 +145,7 @@ void bind_bpe(nb::module_& module) {
         .def(
             "encode",
             [](const Tokenizer& self, nb::handle data) {
-                const Bytes text(data);
-                std::vector<uint32_t> ids;
-                {
-                    const nb::gil_scoped_release free;
-                    ids = encode(self, text);
-                }
-                return to_numpy(std::move(ids));
+                return encode_document(data, [&](const Bytes& text) { return encode(self, text); });
             },
             "data"_a.none())
         .def(
@@ -173,28 +166,12 @@ void bind_bpe(nb::module_& module) {
             "data"_a.none())
         .def("decode", &decode, "ids"_a);
 
-    nb::class_<Tokenizer::Stream>(module, "BPEStream",
-                                  "Encodes a text that comes in pieces; feed() gives what is final.")
-        .def(nb::init<std::shared_ptr<const Tokenizer>>(), "tokenizer"_a)
-        .def(
-            "feed",
-            [](Tokenizer::Stream& self, nb::handle data) {
-                const Bytes text(data);
-                std::vector<uint32_t> ids;
-                {
-                    const nb::gil_scoped_release free;
-                    ids = self.feed(text.data(), text.size());
-                }
-                return to_numpy(std::move(ids));
-            },
-            "data"_a.none())
-        .def("finish", [](Tokenizer::Stream& self) { return to_numpy(self.finish()); });
+    bind_stream<Tokenizer::Stream, Tokenizer>(module, "BPEStream", "Encodes a text that comes in pieces.");
 
     nb::class_<PyTrainer>(module, "BPETrainer", "Collects documents, then learns at most `merges` merges from them.")
         .def(nb::init<size_t, const std::array<uint8_t, 256>&>(), "merges"_a, "symbol_of_byte"_a)
         .def("add", &PyTrainer::add, "document"_a)
         .def("retain", &PyTrainer::retain, "keep"_a)
-        .def_prop_ro("documents", &PyTrainer::documents)
         .def("train", &PyTrainer::train, "min_frequency"_a, "max_token_length"_a, "threads"_a, "forbidden"_a,
              "progress"_a.none());
 }

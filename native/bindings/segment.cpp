@@ -9,8 +9,8 @@
 #include <string>
 #include <vector>
 
-#include "bindings/batch.hpp"
 #include "bindings/buffers.hpp"
+#include "bindings/encoders.hpp"
 #include "bpe/segment.hpp"
 
 namespace byteloom {
@@ -48,13 +48,7 @@ void bind_segment(nb::module_& module) {
         .def(
             "encode",
             [](const Segmenter& self, nb::handle data) {
-                const Bytes text(data);
-                std::vector<uint32_t> ids;
-                {
-                    const nb::gil_scoped_release free;
-                    ids = self.encode(text.data(), text.size());
-                }
-                return to_numpy(std::move(ids));
+                return encode_document(data, [&](const Bytes& text) { return self.encode(text.data(), text.size()); });
             },
             "data"_a.none())
         .def(
@@ -73,29 +67,7 @@ void bind_segment(nb::module_& module) {
             },
             "data"_a.none());
 
-    nb::class_<Segmenter::Stream>(module, "SegmentStream",
-                                  "Segments a text that comes in pieces; feed() gives what is final.")
-        .def(nb::init<std::shared_ptr<const Segmenter>>(), "segmenter"_a)
-        .def(
-            "feed",
-            [](Segmenter::Stream& self, nb::handle data) {
-                const Bytes text(data);
-                std::vector<uint32_t> ids;
-                {
-                    const nb::gil_scoped_release free;
-                    ids = self.feed(text.data(), text.size());
-                }
-                return to_numpy(std::move(ids));
-            },
-            "data"_a.none())
-        .def("finish", [](Segmenter::Stream& self) {
-            std::vector<uint32_t> ids;
-            {
-                const nb::gil_scoped_release free;
-                ids = self.finish();
-            }
-            return to_numpy(std::move(ids));
-        });
+    bind_stream<Segmenter::Stream, Segmenter>(module, "SegmentStream", "Segments a text that comes in pieces.");
 }
 
 }  // namespace byteloom

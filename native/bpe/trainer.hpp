@@ -57,17 +57,17 @@ class Trainer {
   public:
     virtual ~Trainer() = default;
 
-    // Appends one document. `symbol_of_byte` maps a byte to its internal id (the identity, or an order for ties).
+    // Appends one document.
     virtual void add(const uint8_t* data, size_t size) = 0;
     // Keeps the documents whose flag is set; `keep` has one flag a document.
     virtual void retain(const std::vector<bool>& keep) = 0;
-    virtual size_t documents() const = 0;
     virtual std::vector<Merge> train(const TrainOptions& options) = 0;
 };
 
 template <class Slot>
 class TrainerFor final : public Trainer {
   public:
+    // `symbol_of_byte` is the internal id of each byte: the identity, or the order in which ties are broken.
     explicit TrainerFor(const std::array<uint8_t, 256>& symbol_of_byte) : symbol_of_byte_(symbol_of_byte) {
         *sequence_.grow(1) = kSeparator;
     }
@@ -93,8 +93,6 @@ class TrainerFor final : public Trainer {
         ends_.resize(kept);
         sequence_.resize_down(to);
     }
-
-    size_t documents() const override { return ends_.size(); }
 
     std::vector<Merge> train(const TrainOptions& options) override {
         if (sequence_.size() < std::numeric_limits<uint32_t>::max()) return Run<uint32_t>(*this, options).result();

@@ -72,7 +72,7 @@ def train(
     """Learn a byte-pair vocabulary from files.
 
     Use it when you have a corpus of executables or any other bytes and want 2 to 3 bytes per token. It learns
-    about 10 MB a second, and the result loads in transformers. Cut off small sizes with --family: they share ids
+    tens of megabytes a second, and the result loads in transformers. Cut off small sizes with --family: they share ids
     with the large one, so that a model can grow.
 
     Example: byteloom tokenizer train /usr/bin -o my-tokenizer --vocab-size 32768 --family 4096,8192

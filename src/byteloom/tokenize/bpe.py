@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from byteloom import _native
+from byteloom.entropy import entropy as order0
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.byte_alphabet import BYTE_CHARACTERS
@@ -179,14 +180,7 @@ class BPE:
 
         Memory does not grow with the text (but see `is_exact_fast`: the general encoder has to hold it).
         """
-        stream = _native.BPEStream(self._native)
-        for block in blocks:
-            ids = stream.feed(block)
-            if len(ids):
-                yield ids
-        ids = stream.finish()
-        if len(ids):
-            yield ids
+        return stream_ids(_native.BPEStream(self._native), blocks)
 
     def count(self, data: Buffer) -> int:
         """Number of tokens of `data`, without building their ids."""
@@ -371,6 +365,17 @@ def train_bpe(
     return tokenizer
 
 
+def stream_ids(stream: Any, blocks: Iterable[Buffer]) -> Iterator[Ids]:
+    """What a native stream (feed, finish) gives for `blocks`, without empty pieces."""
+    for block in blocks:
+        ids = stream.feed(block)
+        if len(ids):
+            yield ids
+    ids = stream.finish()
+    if len(ids):
+        yield ids
+
+
 def available_threads(threads: int | None = None) -> int:
     """`threads`, or the number of cores that this process may use."""
     if threads is not None:
@@ -391,10 +396,10 @@ def _tie_order(tie_break: str) -> npt.NDArray[np.uint8]:
 
 
 def _pieces(
-    documents: Iterable[Buffer], chunk_size: int | None, entropy: tuple[float, float] | None
+    documents: Iterable[Buffer], chunk_size: int | None, bounds: tuple[float, float] | None
 ) -> Iterator[Buffer]:
     """The documents, or the chunks of them, that pass the entropy filter."""
-    if chunk_size is None and entropy is None:
+    if chunk_size is None and bounds is None:
         yield from documents
         return
     for document in documents:
@@ -402,14 +407,8 @@ def _pieces(
         step = chunk_size or max(1, len(view))
         for start in range(0, len(view), step):
             piece = view[start : start + step]
-            if entropy is None or entropy[0] <= _entropy(piece) <= entropy[1]:
+            if bounds is None or bounds[0] <= order0(piece) <= bounds[1]:
                 yield piece
-
-
-def _entropy(data: memoryview) -> float:
-    counts = np.bincount(np.frombuffer(data, dtype=np.uint8), minlength=256)
-    share = counts[counts > 0] / len(data)
-    return float(-(share * np.log2(share)).sum())
 
 
 class _Sampler:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from byteloom import _native
 from byteloom.errors import InvalidInputError
-from byteloom.tokenize.bpe import BPE, Ids, available_threads
+from byteloom.tokenize.bpe import BPE, Ids, available_threads, stream_ids
 from byteloom.tokenize.token_set import TokenSet
 
 if TYPE_CHECKING:
@@ -120,16 +120,8 @@ class Segmenter:
         "shuffle" have to hold the text.
         """
         if self._bpe is not None:
-            yield from self._bpe.encode_blocks(blocks)
-            return
-        stream = _native.SegmentStream(self._native)
-        for block in blocks:
-            ids = stream.feed(block)
-            if len(ids):
-                yield ids
-        ids = stream.finish()
-        if len(ids):
-            yield ids
+            return self._bpe.encode_blocks(blocks)
+        return stream_ids(_native.SegmentStream(self._native), blocks)
 
     def count(self, data: Buffer) -> int:
         """Number of tokens of `data`, without building their ids."""

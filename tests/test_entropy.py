@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from byteloom.corpus import documents, entropy
+from byteloom.entropy import _BLOCK, entropy
 
 
 def _plain_entropy(data: bytes) -> float:
@@ -26,7 +26,7 @@ def test_it_is_the_textbook_sum(data: bytes) -> None:
 
 @pytest.mark.parametrize("extra", [0, 1])
 def test_counting_in_pairs_gives_the_same(extra: int) -> None:
-    data = bytes(range(251)) * (documents._BLOCK // 100) + b"\xff" * extra
-    assert len(data) % 2 == (documents._BLOCK // 100 + extra) % 2 and len(data) > documents._BLOCK
+    data = bytes(range(251)) * (_BLOCK // 100) + b"\xff" * extra
+    assert len(data) % 2 == (_BLOCK // 100 + extra) % 2 and len(data) > _BLOCK
     assert entropy(data) == pytest.approx(_plain_entropy(data), abs=1e-12)
     assert entropy(memoryview(data)[1:]) == pytest.approx(_plain_entropy(data[1:]), abs=1e-12)
