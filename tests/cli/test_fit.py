@@ -89,8 +89,13 @@ def test_what_a_user_can_get_wrong(files, tmp_path, options, sentence):
 
 def test_an_interruption_is_one_sentence_and_the_rest_is_kept(files, tmp_path):
     options = [*SMALL, *TINY, "--tokens", "10000000", "-o", str(tmp_path / "run")]
+    # Where the tests run in the background (nohup, some CI), children inherit an ignored SIGINT; a terminal's do not.
+    main = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from byteloom.cli.main import main; main()"
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "byteloom", "fit", str(files), *options],
+        [sys.executable, "-c", main, "fit", str(files), *options],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
