@@ -18,7 +18,8 @@
 
 #include "bindings/buffers.hpp"
 #include "bindings/encoders.hpp"
-#include "bpe/tokenizer.hpp"
+#include "bpe/decoder.hpp"
+#include "bpe/merge_encoder.hpp"
 #include "bpe/trainer.hpp"
 
 namespace byteloom {
@@ -27,46 +28,33 @@ namespace {
 using namespace nb::literals;
 using MergeArray = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
-std::vector<uint32_t> encode(const Tokenizer& tokenizer, const Bytes& text) {
-    std::vector<uint32_t> ids;
-    ids.reserve(text.size() / 2 + 16);
-    tokenizer.encode(text.data(), text.size(),
-                     [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); });
-    if (ids.capacity() > ids.size() * 2) ids.shrink_to_fit();
-    return ids;
-}
-
-std::shared_ptr<Tokenizer> make_tokenizer(const std::array<uint32_t, 256>& byte_ids, const MergeArray& merges,
-                                          const std::vector<nb::bytes>& texts) {
+std::shared_ptr<MergeEncoder> make_encoder(const std::array<uint32_t, 256>& byte_ids, const MergeArray& merges) {
     std::vector<uint32_t> left, right, result;
     for (size_t k = 0; k < merges.shape(0); ++k) {
         left.push_back(merges(k, 0));
         right.push_back(merges(k, 1));
         result.push_back(merges(k, 2));
     }
-    std::vector<std::string> own;
-    own.reserve(texts.size());
-    for (const auto& text : texts) own.emplace_back(text.c_str(), text.size());
     const nb::gil_scoped_release free;
-    return std::make_shared<Tokenizer>(byte_ids, std::move(left), std::move(right), std::move(result), own);
+    return std::make_shared<MergeEncoder>(byte_ids, left, right, result);
 }
 
-nb::bytes decode(const Tokenizer& tokenizer, const Ids& ids) {
+nb::bytes decode(const Decoder& decoder, const Ids& ids) {
     std::optional<size_t> bad;
-    const size_t size = tokenizer.decoded_size(ids.data(), ids.size(), bad);
+    const size_t size = decoder.decoded_size(ids.data(), ids.size(), bad);
     if (bad) {
         const std::string id = std::to_string(ids.data()[*bad]), position = std::to_string(*bad);
         throw nb::value_error(("id " + id + " at position " + position + " is not in the vocabulary of " +
-                               std::to_string(tokenizer.vocab_size()) + " tokens")
+                               std::to_string(decoder.vocab_size()) + " tokens")
                                   .c_str());
     }
     // Decoded in place, into a bytes object that is made a little too long and then cut.
-    PyObject* out = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size + Tokenizer::kSlack));
+    PyObject* out = PyBytes_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size + Decoder::kSlack));
     if (out == nullptr) throw nb::python_error();
     {
         uint8_t* start = reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out));
         const nb::gil_scoped_release free;
-        tokenizer.decode(ids.data(), ids.size(), start);
+        decoder.decode(ids.data(), ids.size(), start);
     }
     if (_PyBytes_Resize(&out, static_cast<Py_ssize_t>(size)) != 0) throw nb::python_error();
     return nb::steal<nb::bytes>(out);
@@ -136,37 +124,21 @@ class PyTrainer {
 }  // namespace
 
 void bind_bpe(nb::module_& module) {
-    nb::class_<Tokenizer>(module, "BPETokenizer", "Encoder and decoder of one merge list; all ids are public.")
-        .def(nb::new_(&make_tokenizer), "byte_ids"_a, "merges"_a, "texts"_a,
-             "byte_ids: 256 ids. merges: uint32 [n, 3], left, right and result in rank order. texts: bytes "
-             "of each id.")
-        .def_prop_ro("is_exact_fast", &Tokenizer::is_exact_fast)
-        .def_prop_ro("vocab_size", &Tokenizer::vocab_size)
-        .def(
-            "encode",
-            [](const Tokenizer& self, nb::handle data) {
-                return encode_document(data, [&](const Bytes& text) { return encode(self, text); });
-            },
-            "data"_a.none())
-        .def(
-            "encode_batch",
-            [](const Tokenizer& self, const std::vector<nb::object>& documents, int threads) {
-                return encode_documents(documents, threads, [&](const Bytes& text) { return encode(self, text); });
-            },
-            "documents"_a, "threads"_a)
-        .def(
-            "count",
-            [](const Tokenizer& self, nb::handle data) {
-                const Bytes text(data);
-                const nb::gil_scoped_release free;
-                size_t tokens = 0;
-                self.encode(text.data(), text.size(), [&](const uint32_t*, size_t count) { tokens += count; });
-                return tokens;
-            },
-            "data"_a.none())
-        .def("decode", &decode, "ids"_a);
+    nb::class_<MergeEncoder> encoder(module, "BPEEncoder", "Encoder of one merge list; all ids are public.");
+    encoder
+        .def(nb::new_(&make_encoder), "byte_ids"_a, "merges"_a,
+             "byte_ids: 256 ids. merges: uint32 [n, 3], left, right and result in rank order.")
+        .def_prop_ro("is_exact_fast", &MergeEncoder::is_exact_fast);
+    def_encoder(encoder);
 
-    bind_stream<Tokenizer::Stream, Tokenizer>(module, "BPEStream", "Encodes a text that comes in pieces.");
+    bind_stream<MergeEncoder::Stream, MergeEncoder>(module, "BPEStream", "Encodes a text that comes in pieces.");
+
+    nb::class_<Decoder>(module, "Decoder", "The bytes of every id of a vocabulary.")
+        .def(
+            "__init__",
+            [](Decoder* self, const std::vector<nb::bytes>& texts) { new (self) Decoder(to_strings(texts)); },
+            "texts"_a)
+        .def("decode", &decode, "ids"_a);
 
     nb::class_<PyTrainer>(module, "BPETrainer", "Collects documents, then learns at most `merges` merges from them.")
         .def(nb::init<size_t, const std::array<uint8_t, 256>&>(), "merges"_a, "symbol_of_byte"_a)

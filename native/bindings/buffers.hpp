@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 namespace byteloom {
@@ -46,6 +47,14 @@ class Bytes {
 
 using IdArray = nb::ndarray<nb::numpy, uint32_t, nb::ndim<1>>;
 using Ids = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+// Copies that outlive the GIL.
+inline std::vector<std::string> to_strings(const std::vector<nb::bytes>& texts) {
+    std::vector<std::string> own;
+    own.reserve(texts.size());
+    for (const auto& text : texts) own.emplace_back(text.c_str(), text.size());
+    return own;
+}
 
 // A numpy array that owns the vector's memory.
 inline IdArray to_numpy(std::vector<uint32_t>&& ids) {

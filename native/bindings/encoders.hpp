@@ -57,6 +57,33 @@ nb::list encode_documents(const std::vector<nb::object>& documents, int threads,
     return result;
 }
 
+// Methods encode, encode_batch and count for a class that has encode(data, size) and count(data, size).
+template <class Encoder>
+void def_encoder(nb::class_<Encoder>& bound) {
+    bound
+        .def(
+            "encode",
+            [](const Encoder& self, nb::handle data) {
+                return encode_document(data, [&](const Bytes& text) { return self.encode(text.data(), text.size()); });
+            },
+            nb::arg("data").none())
+        .def(
+            "encode_batch",
+            [](const Encoder& self, const std::vector<nb::object>& documents, int threads) {
+                return encode_documents(documents, threads,
+                                        [&](const Bytes& text) { return self.encode(text.data(), text.size()); });
+            },
+            nb::arg("documents"), nb::arg("threads"))
+        .def(
+            "count",
+            [](const Encoder& self, nb::handle data) {
+                const Bytes text(data);
+                const nb::gil_scoped_release free;
+                return self.count(text.data(), text.size());
+            },
+            nb::arg("data").none());
+}
+
 // A class with feed(bytes) and finish(), made from the encoder that it streams.
 template <class Stream, class Encoder>
 void bind_stream(nb::module_& module, const char* name, const char* what) {

@@ -20,9 +20,7 @@ using namespace nb::literals;
 
 std::shared_ptr<Segmenter> make_segmenter(const std::vector<nb::bytes>& texts, uint32_t unknown, Rule rule, Tie tie,
                                           uint64_t seed) {
-    std::vector<std::string> own;
-    own.reserve(texts.size());
-    for (const auto& text : texts) own.emplace_back(text.c_str(), text.size());
+    const auto own = to_strings(texts);
     const nb::gil_scoped_release free;
     return std::make_shared<Segmenter>(own, unknown, rule, tie, seed);
 }
@@ -41,31 +39,11 @@ void bind_segment(nb::module_& module) {
         .value("lowest_id", Tie::kLowestId)
         .value("random", Tie::kRandom);
 
-    nb::class_<Segmenter>(module, "Segmenter", "Segments bytes by a set of tokens alone.")
-        .def(nb::new_(&make_segmenter), "texts"_a, "unknown"_a, "rule"_a, "tie"_a, "seed"_a,
-             "texts: the bytes of each id, empty for ids without bytes, no two equal. unknown: the id of a byte that "
-             "is no token.")
-        .def(
-            "encode",
-            [](const Segmenter& self, nb::handle data) {
-                return encode_document(data, [&](const Bytes& text) { return self.encode(text.data(), text.size()); });
-            },
-            "data"_a.none())
-        .def(
-            "encode_batch",
-            [](const Segmenter& self, const std::vector<nb::object>& documents, int threads) {
-                return encode_documents(documents, threads,
-                                        [&](const Bytes& text) { return self.encode(text.data(), text.size()); });
-            },
-            "documents"_a, "threads"_a)
-        .def(
-            "count",
-            [](const Segmenter& self, nb::handle data) {
-                const Bytes text(data);
-                const nb::gil_scoped_release free;
-                return self.count(text.data(), text.size());
-            },
-            "data"_a.none());
+    nb::class_<Segmenter> segmenter(module, "Segmenter", "Segments bytes by a set of tokens alone.");
+    segmenter.def(nb::new_(&make_segmenter), "texts"_a, "unknown"_a, "rule"_a, "tie"_a, "seed"_a,
+                  "texts: the bytes of each id, empty for ids without bytes, no two equal. unknown: the id of a byte "
+                  "that is no token.");
+    def_encoder(segmenter);
 
     bind_stream<Segmenter::Stream, Segmenter>(module, "SegmentStream", "Segments a text that comes in pieces.");
 }

@@ -8,13 +8,14 @@
 #include <string>
 #include <vector>
 
-#include "bpe/tokenizer.hpp"
+#include "bpe/decoder.hpp"
+#include "bpe/merge_encoder.hpp"
 #include "bpe/trainer.hpp"
 
 namespace {
 
 using byteloom::HeapEncoder;
-using byteloom::Tokenizer;
+using byteloom::MergeEncoder;
 
 void require(bool holds) {
     if (!holds) std::abort();
@@ -34,15 +35,14 @@ void compare_encoders(const std::vector<uint32_t>& left, const std::vector<uint3
         texts.push_back(texts[left[k]] + texts[right[k]]);
         if (texts.back().size() > 1 << 16) return;
     }
-    const auto tokenizer = std::make_shared<Tokenizer>(byte_ids, left, right, made, texts);
+    const auto encoder = std::make_shared<MergeEncoder>(byte_ids, left, right, made);
     const auto expected = HeapEncoder(byte_ids.data(), left, right, made).encode(text, size);
 
-    std::vector<uint32_t> ids;
-    tokenizer->encode(text, size,
-                      [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); });
+    const auto ids = encoder->encode(text, size);
     require(ids == expected);
+    require(encoder->count(text, size) == ids.size());
 
-    Tokenizer::Stream stream(tokenizer);
+    MergeEncoder::Stream stream(encoder);
     std::vector<uint32_t> streamed;
     for (size_t at = 0; at < size;) {
         const size_t block = std::min<size_t>(size - at, 1 + text[at] * 7);
@@ -52,11 +52,12 @@ void compare_encoders(const std::vector<uint32_t>& left, const std::vector<uint3
     for (uint32_t id : stream.finish()) streamed.push_back(id);
     require(streamed == expected);
 
+    const byteloom::Decoder decoder(texts);
     std::optional<size_t> bad;
-    const size_t bytes = tokenizer->decoded_size(ids.data(), ids.size(), bad);
+    const size_t bytes = decoder.decoded_size(ids.data(), ids.size(), bad);
     require(!bad && bytes == size);
-    std::vector<uint8_t> decoded(bytes + Tokenizer::kSlack);
-    tokenizer->decode(ids.data(), ids.size(), decoded.data());
+    std::vector<uint8_t> decoded(bytes + byteloom::Decoder::kSlack);
+    decoder.decode(ids.data(), ids.size(), decoded.data());
     require(std::equal(text, text + size, decoded.begin()));
 }
 

@@ -61,7 +61,7 @@ def fast(folder):
 
 def test_auto_tokenizer_gives_a_byte_tokenizer(folder, bpe, tmp_path):
     loaded = AutoTokenizer.from_pretrained(folder)
-    assert type(loaded) is ByteTokenizer and loaded.bpe == bpe
+    assert type(loaded) is ByteTokenizer and loaded.tokenizer == bpe
     bpe.save(tmp_path)
     for config in (LlamaConfig(), transformers.GPT2Config(), transformers.Qwen3Config()):
         config.save_pretrained(tmp_path)
@@ -92,7 +92,7 @@ def test_save_and_load(ours, tmp_path):
     assert {Path(file).name for file in files} == {"tokenizer.json", "tokenizer_config.json"}
     for source in (tmp_path, tmp_path / "tokenizer.json"):
         loaded = ByteTokenizer.from_pretrained(source)
-        assert loaded.bpe == ours.bpe and loaded.special_tokens_map == ours.special_tokens_map
+        assert loaded.tokenizer == ours.tokenizer and loaded.special_tokens_map == ours.special_tokens_map
     assert ours.save_vocabulary(tmp_path, "x") == (str(tmp_path / "x-tokenizer.json"),)
 
 
@@ -237,8 +237,8 @@ def test_labels_from_text_target(ours):
         (lambda t: t.convert_tokens_to_string(["東"]), "not the name of a token"),
         (lambda t: t.add_tokens(["word"]), "come from training alone"),
         (lambda t: t.add_tokens(["a"], special_tokens=True), "an ordinary one already"),
-        (lambda t: ByteTokenizer(bpe=t.bpe, pad_token="<pad>"), "no special token <pad>"),
-        (lambda t: ByteTokenizer(bpe=BPE(special_tokens=()))(b"a", add_special_tokens=True), "no start and end"),
+        (lambda t: ByteTokenizer(tokenizer=t.tokenizer, pad_token="<pad>"), "no special token <pad>"),
+        (lambda t: ByteTokenizer(tokenizer=BPE(special_tokens=()))(b"a", add_special_tokens=True), "no start and end"),
     ],
 )
 def test_wrong_use_is_said_in_a_sentence(ours, call, why):
@@ -264,7 +264,7 @@ def test_vocabulary_is_that_of_the_fast_tokenizer(ours, fast):
 
 
 def test_added_special_tokens_go_behind_the_vocabulary_and_are_saved(bpe, tmp_path):
-    tokenizer = ByteTokenizer(bpe=bpe)
+    tokenizer = ByteTokenizer(tokenizer=bpe)
     assert tokenizer.add_special_tokens({"extra_special_tokens": ["<|code|>", "<|data|>"]}) == 2
     assert tokenizer.add_tokens(["<|code|>"], special_tokens=True) == 0
     assert tokenizer.add_special_tokens({"pad_token": "<|code|>"}) == 0
@@ -281,7 +281,7 @@ def test_added_special_tokens_go_behind_the_vocabulary_and_are_saved(bpe, tmp_pa
 
 
 def test_other_special_tokens_are_extra_ones():
-    tokenizer = ByteTokenizer(bpe=BPE(special_tokens=("<|start|>", "<|end|>", "<|page|>")))
+    tokenizer = ByteTokenizer(tokenizer=BPE(special_tokens=("<|start|>", "<|end|>", "<|page|>")))
     assert tokenizer.extra_special_tokens == ["<|page|>"]
     assert tokenizer.all_special_ids == [0, 1, 2]
     assert tokenizer.pad_token is None
@@ -312,4 +312,4 @@ def test_generation_from_bytes_and_from_text(ours, tmp_path):
 
 
 def test_raw_bytes_as_a_tokenizer():
-    assert ByteTokenizer(bpe=byte_tokenizer())(ALL_BYTES)["input_ids"] == list(range(7, 263))
+    assert ByteTokenizer(tokenizer=byte_tokenizer())(ALL_BYTES)["input_ids"] == list(range(7, 263))

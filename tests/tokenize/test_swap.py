@@ -187,7 +187,7 @@ def test_options_and_slow_tokenizers(tokenizer: PreTrainedTokenizerFast) -> None
     from byteloom.tokenize.hf import ByteTokenizer
 
     with pytest.raises(InvalidInputError, match="ByteTokenizer is slow"):
-        swap_inference(ByteTokenizer(bpe=byte_tokenizer()), "greedy")
+        swap_inference(ByteTokenizer(tokenizer=byte_tokenizer()), "greedy")
     with pytest.raises(InvalidInputError, match="inference must be one of"):
         swap_inference(tokenizer, "fast")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="p is a share"):

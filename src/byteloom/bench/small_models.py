@@ -12,7 +12,7 @@ from transformers import LlamaForCausalLM
 from byteloom.bench.catalogue import Progress
 from byteloom.evaluate.bits_per_byte import bits_per_byte
 from byteloom.machine import usable_cores
-from byteloom.tokenize import BPE
+from byteloom.tokenize import Tokenizer
 from byteloom.train.plan import Backbone, Wish, make_plan
 from byteloom.train.shards import write_shards
 from byteloom.train.trainer import quiet_transformers, tokens_per_second, train_model
@@ -33,7 +33,7 @@ class SmallModel:
 
 
 def train_small_model(
-    tokenizer: BPE,
+    tokenizer: Tokenizer,
     backbone: Backbone,
     train: Sequence[memoryview],
     held_out: Sequence[bytes],

@@ -20,7 +20,7 @@ from byteloom.errors import InvalidInputError
 if TYPE_CHECKING:
     from byteloom.corpus import Corpus, Document
     from byteloom.evaluate.tokenizer_comparison import Group
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Codec, Tokenizer
 
 tokenizer_app = typer.Typer(no_args_is_help=True, help="Train, use, look at, compare and export tokenizers.")
 
@@ -177,8 +177,13 @@ def encode(
     from byteloom.files import read_blocks
     from byteloom.tokenize import Segmenter, load_tokenizer
     from byteloom.tokenize.id_files import write_ids
+    from byteloom.tokenize.loading import load_bpe
 
-    segmenter = Segmenter(load_tokenizer(tokenizer), inference=inference.value)
+    codec: Codec
+    if inference is _Inference.merge:
+        codec = load_tokenizer(tokenizer)
+    else:
+        codec = Segmenter(load_bpe(tokenizer, f"--inference {inference.value}"), inference=inference.name)  # type: ignore[arg-type]
     size = count = 0
     with progress() as report:
         total = 0 if source == _STREAM or not Path(source).is_file() else Path(source).stat().st_size
@@ -190,7 +195,7 @@ def encode(
                 size += len(block)
                 report("encoding", size, total)
 
-        encoded = segmenter.encode_blocks(blocks())
+        encoded = codec.encode_blocks(blocks())
         if output is not None and output != _STREAM:
             count = write_ids(output, encoded)
         else:
@@ -378,7 +383,7 @@ def info(
         ]
     result = {
         "vocab_size": bpe.vocab_size,
-        "merges": len(bpe.merges),
+        "kind": bpe.kind,
         "special_tokens": dict(bpe.special_tokens),
         "lengths": asdict(statistics),
         "used_share": used_share(bpe, everything) if counts else None,
@@ -464,25 +469,30 @@ def export(
 
     Example: byteloom tokenizer export my-tokenizer --vocab-size 4096 --to tiktoken -o small.tiktoken
     """
-    from byteloom.tokenize import load_tokenizer
+    from byteloom.tokenize import BPE, load_tokenizer
+    from byteloom.tokenize.loading import load_bpe
     from byteloom.tokenize.tiktoken_ranks import write_tiktoken_ranks
     from byteloom.tokenize.tokenizer_json import write_tokenizer_json
 
-    bpe = load_tokenizer(tokenizer)
-    if vocab_size is not None:
-        bpe = bpe.truncate(vocab_size)
     if (to == _Target.tiktoken) != (output.suffix == ".tiktoken"):
         raise InvalidInputError(
             f"--to {to} and {output} do not fit: a name in .tiktoken is for rank files, and only for them"
         )
-    if to == _Target.tiktoken:
-        write_tiktoken_ranks(output, bpe.tables)
+    loaded = load_tokenizer(tokenizer) if to == _Target.hf else load_bpe(tokenizer, f"--to {to}")
+    if vocab_size is not None:
+        if not isinstance(loaded, BPE):
+            raise InvalidInputError(f"only BPE has smaller members; {tokenizer} is of the kind {loaded.kind}")
+        loaded = loaded.truncate(vocab_size)
+    if isinstance(loaded, BPE) and to == _Target.tiktoken:
+        write_tiktoken_ranks(output, loaded.tables)
+    elif isinstance(loaded, BPE) and to == _Target.latin1:
+        write_tokenizer_json(output, loaded.tables, alphabet="latin-1")
     else:
-        write_tokenizer_json(output, bpe.tables, alphabet="gpt2" if to == _Target.hf else "latin-1")
+        loaded.save(output)
     if json:
-        print_json({"vocab_size": bpe.vocab_size, "to": to, "output": str(output)})
+        print_json({"vocab_size": loaded.vocab_size, "to": to, "output": str(output)})
     else:
-        _line(f"{bpe.vocab_size:,} tokens: {output}")
+        _line(f"{loaded.vocab_size:,} tokens: {output}")
 
 
 def _corpus(paths: list[str], formats: str | None, field: str | None) -> Corpus:
@@ -559,9 +569,10 @@ def _print_info(result: dict[str, Any]) -> None:
 
     lengths = result["lengths"]
     out.print(
-        f"{result['vocab_size']:,} tokens: {len(result['special_tokens'])} special, 256 bytes, {result['merges']:,} "
-        f"merges; mean length {lengths['mean']:.2f} bytes, longest {lengths['longest']}, "
-        f"{lengths['three_byte_share']:.1%} of 3 bytes"
+        f"{result['vocab_size']:,} tokens ({result['kind']}), {len(result['special_tokens'])} of them special; "
+        f"mean length {lengths['mean']:.2f} bytes, longest {lengths['longest']}, "
+        f"{lengths['three_byte_share']:.1%} of 3 bytes",
+        soft_wrap=True,
     )
     if result["used_share"] is not None:
         out.print(f"{result['used_share']:.1%} of the vocabulary occurs in these files")
@@ -580,7 +591,7 @@ def _print_info(result: dict[str, Any]) -> None:
             out.print(table)
 
 
-def _group_json(group: Group, tokenizers: dict[str, BPE]) -> dict[str, Any]:
+def _group_json(group: Group, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
     return {
         "group": group.name,
         "by": group.by,
@@ -600,7 +611,7 @@ def _group_json(group: Group, tokenizers: dict[str, BPE]) -> dict[str, Any]:
     }
 
 
-def _print_comparison(groups: list[Group], tokenizers: dict[str, BPE]) -> None:
+def _print_comparison(groups: list[Group], tokenizers: dict[str, Tokenizer]) -> None:
     levels = list(groups[0].compressed)
     last = [Path(name).name for name in tokenizers]
     short = last if len(set(last)) == len(last) else tokenizers

@@ -23,7 +23,7 @@ from byteloom.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from byteloom.tokenize import BPE, Segmenter
+    from byteloom.tokenize import Codec
 
 BLOCK_BYTES = 16 << 10
 IGNORED = -100  # the target of a padded position
@@ -45,7 +45,7 @@ class BitsPerByte:
 
 def bits_per_byte(
     model: PreTrainedModel,
-    tokenizer: BPE | Segmenter,
+    tokenizer: Codec,
     documents: Iterable[Any],
     *,
     context: int | None = None,

@@ -20,7 +20,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from byteloom.corpus import Document
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Codec
 
 ALL = "all"  # the group of every document
 BATCH_BYTES = 32 << 20  # encoded at a time: enough for every thread, little beside a corpus
@@ -36,7 +36,7 @@ class CompressionRow(TypedDict):
     tokens_used: int  # distinct ids that occur
 
 
-def measure_compression(tokenizers: Sequence[BPE], documents: Iterable[Document]) -> list[CompressionRow]:
+def measure_compression(tokenizers: Sequence[Codec], documents: Iterable[Document]) -> list[CompressionRow]:
     """Count bytes, tokens and distinct tokens by tokenizer and by format and architecture.
 
     Rows come in the order of `tokenizers`; for each, ALL and then the groups, largest first. Pass

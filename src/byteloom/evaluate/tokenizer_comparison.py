@@ -23,7 +23,7 @@ from byteloom.evaluate.compression import ALL, group_of
 
 if TYPE_CHECKING:
     from byteloom.corpus import Document
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Codec
 
 ZSTD_LEVELS = (3, 19)
 
@@ -62,7 +62,7 @@ class Group:
 
 
 def compare_tokenizers(
-    tokenizers: Mapping[str, BPE],
+    tokenizers: Mapping[str, Codec],
     documents: Iterable[Document],
     progress: Callable[[int], None] | None = None,
 ) -> list[Group]:
@@ -105,7 +105,7 @@ class _Part:
     ids: dict[str, npt.NDArray[np.uint32]]
 
 
-def _measure(tokenizers: Mapping[str, BPE], document: Document) -> list[_Part]:
+def _measure(tokenizers: Mapping[str, Codec], document: Document) -> list[_Part]:
     ids = {name: tokenizer.encode(document.data) for name, tokenizer in tokenizers.items()}
     ends = {name: np.cumsum(tokenizers[name].token_lengths[ids[name]], dtype=np.int64) for name in ids}
     whole = _part(("all", ALL), document.data, ids)

@@ -19,17 +19,17 @@ from byteloom.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import BPE, Codec
 
 
-def compose_embeddings(model: PreTrainedModel, tokenizer: BPE) -> None:
-    """Let every merged token of an untrained `model` begin as the mean of its parts, in place.
+def compose_embeddings(model: PreTrainedModel, tokenizer: Codec) -> None:
+    """Let every token of an untrained `model` that two others make up begin as their mean, in place.
 
     In a training of two million tokens this saves a good tenth of a bit per byte: docs/train.md has the figures.
     Raises InvalidInputError when the model has another vocabulary than `tokenizer`.
     """
     _check_rows(model, tokenizer)
-    _fill(model, tokenizer.tables.merges)
+    _fill(model, tokenizer.compositions)
 
 
 def resize_embeddings(model: PreTrainedModel, old: BPE, new: BPE) -> None:
@@ -75,7 +75,7 @@ def permute_embeddings(model: PreTrainedModel, permutation: np.ndarray) -> None:
             table[index] = table.clone()
 
 
-def _check_rows(model: PreTrainedModel, tokenizer: BPE) -> None:
+def _check_rows(model: PreTrainedModel, tokenizer: Codec) -> None:
     rows = model.get_input_embeddings().weight.shape[0]
     if rows != tokenizer.vocab_size:
         raise InvalidInputError(
@@ -84,13 +84,13 @@ def _check_rows(model: PreTrainedModel, tokenizer: BPE) -> None:
         )
 
 
-def _fill(model: PreTrainedModel, merges: np.ndarray) -> None:
-    """Set the rows of merged tokens; `merges` is uint32 [n, 3]: left part, right part, merged."""
+def _fill(model: PreTrainedModel, compositions: np.ndarray) -> None:
+    """Set the rows of whole tokens; `compositions` is uint32 [n, 3]: left part, right part, whole."""
     with torch.no_grad():
         for table in _tables(model):
-            # In merge order: a part may itself be one of these tokens.
-            for left, right, merged in merges.tolist():
-                table[merged] = (table[left] + table[right]) / 2
+            # Parts before wholes: a part may itself be one of these tokens.
+            for left, right, whole in compositions.tolist():
+                table[whole] = (table[left] + table[right]) / 2
 
 
 def _tables(model: PreTrainedModel) -> list[torch.Tensor]:

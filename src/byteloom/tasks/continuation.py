@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from byteloom.errors import FileError, InvalidInputError
 from byteloom.files import StrPath
-from byteloom.tokenize import BPE
+from byteloom.tokenize import Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.train.trainer import quiet_transformers
 
@@ -34,7 +34,7 @@ class Continuation:
     used_tokens: int
     ended: bool
     seconds: float
-    tokenizer: BPE | None
+    tokenizer: Tokenizer | None
 
 
 def continue_bytes(
@@ -61,8 +61,8 @@ def continue_bytes(
     model, tokenizer = _load(Path(folder))
     if isinstance(tokenizer, ByteTokenizer):
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        ids = start + tokenizer.bpe.encode(prompt).tolist()
-        only_bytes = [token for token in tokenizer.bpe.special_tokens.values() if token != tokenizer.eos_token_id]
+        ids = start + tokenizer.tokenizer.encode(prompt).tolist()
+        only_bytes = [token for token in tokenizer.tokenizer.special_tokens.values() if token != tokenizer.eos_token_id]
     else:
         try:
             ids = tokenizer(prompt.decode("utf-8"))["input_ids"]
@@ -105,7 +105,7 @@ def continue_bytes(
     if ended:
         new.pop()
     array = np.array(new, dtype=np.uint32)
-    bpe = tokenizer.bpe if isinstance(tokenizer, ByteTokenizer) else None
+    bpe = tokenizer.tokenizer if isinstance(tokenizer, ByteTokenizer) else None
     data = bpe.decode(array) if bpe else tokenizer.decode(new, skip_special_tokens=True).encode()
     return Continuation(
         data=data,

@@ -26,7 +26,7 @@ from byteloom.files import StrPath, atomic_write, read_json, write_json
 from byteloom.machine import machine_facts
 from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
-from byteloom.tokenize import BPE
+from byteloom.tokenize import Tokenizer
 from byteloom.train.plan import PASSES, SIZES, Plan, Wish, make_plan
 from byteloom.train.processes import part, process, wait_for_all
 from byteloom.train.progress import Progress, silent
@@ -144,13 +144,13 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
     write_json(work / "plan.json", {kind: planned.to_json() for kind, planned in plans.items()})
 
 
-def _judge(model: PreTrainedModel, plan: Plan, tokenizer: BPE, blocks: list[bytes]) -> BitsPerByte:
+def _judge(model: PreTrainedModel, plan: Plan, tokenizer: Tokenizer, blocks: list[bytes]) -> BitsPerByte:
     """Held-out bits per byte in the precision of the training; every token sees at least a quarter of a window."""
     with torch.autocast(plan.device, torch.bfloat16, enabled=plan.precision == "bf16"):
         return bits_per_byte(model, tokenizer, blocks, stride=max(1, plan.backbone.context * 3 // 4))
 
 
-def _bits(model: PreTrainedModel, plan: Plan, tokenizer: BPE, blocks: list[bytes]) -> float:
+def _bits(model: PreTrainedModel, plan: Plan, tokenizer: Tokenizer, blocks: list[bytes]) -> float:
     return _judge(model, plan, tokenizer, blocks).bits_per_byte
 
 

@@ -22,7 +22,7 @@ from byteloom.evaluate.bits_per_byte import sample_blocks
 from byteloom.evaluate.compression import group_of, measure_compression
 from byteloom.files import atomic_write, read_json, write_json
 from byteloom.machine import memory_bytes
-from byteloom.tokenize import BPE, SPECIAL_TOKENS, byte_tokenizer, load_tokenizer, train_bpe
+from byteloom.tokenize import BPE, SPECIAL_TOKENS, Tokenizer, byte_tokenizer, load_tokenizer, train_bpe
 from byteloom.train.progress import Progress
 from byteloom.train.shards import Shards, read_shards, write_shards
 
@@ -70,7 +70,7 @@ class Prepared:
     blocks: held-out bytes to judge models on. facts: the parts "corpus", "tokenizer", "compression" of fit.json.
     """
 
-    tokenizers: dict[str, BPE]
+    tokenizers: dict[str, Tokenizer]
     shards: dict[str, Shards]
     blocks: list[bytes]
     facts: dict[str, Any]
@@ -186,7 +186,7 @@ def _tokenizer_facts(
             notes.append(f"the corpus supports {largest.vocab_size:,} tokens, so the vocabulary has {size:,}")
         for member in family:
             largest.truncate(member).save(folder / "tokenizers" / str(member))
-        tokenizer = largest.truncate(size)
+        tokenizer: Tokenizer = largest.truncate(size)
         speed = training.bytes / 1e6 / training.seconds
         trained = {"seconds": training.seconds, "bytes": training.bytes, "training_mb_per_s": speed}
     else:
@@ -194,9 +194,9 @@ def _tokenizer_facts(
         family = [tokenizer.vocab_size]
         trained = {"seconds": None, "bytes": None, "training_mb_per_s": None}
     return {
-        "kind": "bpe" if len(tokenizer.merges) else "bytes",
+        "kind": "bpe" if len(tokenizer.compositions) else "bytes",
         "vocab_size": tokenizer.vocab_size,
-        "merges": len(tokenizer.merges),
+        "merges": len(tokenizer.compositions),
         **trained,
         "encode_mb_per_s": _encoding_speed(tokenizer, documents),
         "family": family,
@@ -226,10 +226,15 @@ def _default_vocab_size(train_bytes: int) -> int:
     return 32_768
 
 
-def _given(source: Source) -> BPE:
+def _given(source: Source) -> Tokenizer:
     """The tokenizer that the user named. The model's start, end and padding ids must be those of byteloom."""
     tokenizer = load_tokenizer(source.tokenizer)
     if source.vocab_size is not None:
+        if not isinstance(tokenizer, BPE):
+            raise InvalidInputError(
+                f"{source.tokenizer} is no BPE, so it has no smaller member of {source.vocab_size} tokens; leave "
+                "--vocab-size out"
+            )
         tokenizer = tokenizer.truncate(source.vocab_size)
     wanted = {name: id for id, name in enumerate(SPECIAL_TOKENS[:3])}
     if any(tokenizer.special_tokens.get(name) != id for name, id in wanted.items()):
@@ -240,7 +245,7 @@ def _given(source: Source) -> BPE:
     return tokenizer
 
 
-def _tokenizers(source: Source, folder: Path, facts: dict[str, Any]) -> dict[str, BPE]:
+def _tokenizers(source: Source, folder: Path, facts: dict[str, Any]) -> dict[str, Tokenizer]:
     if facts["kind"] == "bytes":
         return {"bytes": byte_tokenizer()}
     if source.tokenizer == "bpe":
@@ -250,7 +255,7 @@ def _tokenizers(source: Source, folder: Path, facts: dict[str, Any]) -> dict[str
     return {"bpe": tokenizer, "bytes": byte_tokenizer()} if source.baseline else {"bpe": tokenizer}
 
 
-def _encoding_speed(tokenizer: BPE, documents: _Documents) -> float:
+def _encoding_speed(tokenizer: Tokenizer, documents: _Documents) -> float:
     """MB a second on all cores, over the first training documents."""
     batch: list[memoryview] = []
     size = 0
@@ -272,7 +277,7 @@ def _held_out(documents: _Documents, max_bytes: int) -> list[str]:
 def _compression(
     source: Source, documents: _Documents, folder: Path, facts: dict[str, Any], progress: Progress
 ) -> list[dict[str, Any]]:
-    tokenizers = [byte_tokenizer()]
+    tokenizers: list[Tokenizer] = [byte_tokenizer()]
     if source.tokenizer == "bpe":
         tokenizers += [load_tokenizer(folder / "tokenizers" / str(size)) for size in facts["family"]]
     elif facts["kind"] == "bpe":

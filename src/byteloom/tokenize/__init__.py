@@ -3,17 +3,21 @@
 `ByteTokenizer`, the transformers face of these tokenizers, is in `byteloom.tokenize.hf`.
 """
 
-from byteloom.tokenize.bpe import BPE, Training, available_threads, byte_tokenizer, load_tokenizer, train_bpe
+from byteloom.tokenize.bpe import BPE, byte_tokenizer, train_bpe
 from byteloom.tokenize.inference import Segmenter
+from byteloom.tokenize.loading import load_tokenizer
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
+from byteloom.tokenize.tokenizer import Codec, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
 
 __all__ = [
     "BPE",
     "SPECIAL_TOKENS",
+    "Codec",
     "Leakage",
     "Segmenter",
     "TokenSet",
+    "Tokenizer",
     "TokenizerTables",
     "Training",
     "available_threads",

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from byteloom.tokenize.bpe import BPE
+from byteloom.tokenize.tokenizer import Codec
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -32,7 +32,7 @@ class LengthStatistics:
     three_byte_share: float  # of all tokens; the published family has 0.20 to 0.22
 
 
-def length_statistics(tokenizer: BPE) -> LengthStatistics:
+def length_statistics(tokenizer: Codec) -> LengthStatistics:
     """How long the tokens of a vocabulary are."""
     lengths = tokenizer.token_lengths[tokenizer.token_lengths > 0]
     histogram = dict(sorted(Counter(lengths.tolist()).items()))
@@ -45,7 +45,7 @@ def length_statistics(tokenizer: BPE) -> LengthStatistics:
     )
 
 
-def token_counts(tokenizer: BPE, documents: Iterable[Buffer]) -> npt.NDArray[np.int64]:
+def token_counts(tokenizer: Codec, documents: Iterable[Buffer]) -> npt.NDArray[np.int64]:
     """int64 [vocab_size]: how often each id occurs in the encodings of `documents`, one at a time."""
     counts = np.zeros(tokenizer.vocab_size, np.int64)
     for document in documents:
@@ -53,14 +53,14 @@ def token_counts(tokenizer: BPE, documents: Iterable[Buffer]) -> npt.NDArray[np.
     return counts
 
 
-def used_share(tokenizer: BPE, counts: npt.NDArray[np.int64]) -> float:
+def used_share(tokenizer: Codec, counts: npt.NDArray[np.int64]) -> float:
     """The share of the vocabulary, special tokens left out, that occurs at all in `counts` of `token_counts`."""
     ordinary = tokenizer.token_lengths > 0
     return float((counts[ordinary] > 0).mean())
 
 
 def telling_tokens(
-    tokenizer: BPE,
+    tokenizer: Codec,
     here: npt.NDArray[np.int64],
     elsewhere: npt.NDArray[np.int64] | None = None,
     limit: int = 20,
@@ -99,7 +99,7 @@ class VocabularyDifference:
     same_ids: int  # ids that stand for the same bytes in both: how much of an embedding can be kept
 
 
-def vocabulary_difference(first: BPE, second: BPE) -> VocabularyDifference:
+def vocabulary_difference(first: Codec, second: Codec) -> VocabularyDifference:
     """Which tokens are lost and gained from `first` to `second`."""
     ours, theirs = ([t.token_bytes(i) for i in np.flatnonzero(t.token_lengths).tolist()] for t in (first, second))
     gone, new = set(ours) - set(theirs), set(theirs) - set(ours)

@@ -9,14 +9,12 @@ Cost: training is linear in the tokens replaced (about 10 bytes of memory a byte
 from __future__ import annotations
 
 import hashlib
-import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,38 +25,22 @@ from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.byte_alphabet import BYTE_CHARACTERS
 from byteloom.tokenize.tiktoken_ranks import read_tiktoken_ranks
+from byteloom.tokenize.tokenizer import Ids, Stream, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import (
     SPECIAL_TOKENS,
+    TokenizerFile,
     TokenizerTables,
-    read_tokenizer_json,
+    bpe_tables,
     write_tokenizer_json,
 )
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-Ids = npt.NDArray[np.uint32]
-
 TRAINING_BYTES_PER_BYTE = 10  # peak memory of training, in bytes a byte of input
 
 
-@dataclass(frozen=True)
-class Training:
-    """How a tokenizer was trained."""
-
-    documents: int
-    """Documents trained on, after the entropy filter and sampling."""
-    bytes: int
-    """Bytes in them."""
-    sampled_from: int
-    """Bytes offered before documents were sampled to fit the memory limit."""
-    seconds: float
-    """Wall time, reading included."""
-    counts: npt.NDArray[np.uint64]
-    """[n_merges] windows of each merged pair when it was chosen."""
-
-
-class BPE:
+class BPE(Tokenizer):
     """A byte-level BPE tokenizer without pre-tokenization; encodes in merge order, exactly.
 
     `merges` is uint32 [n, 2]: the two public ids that merge i joins. Ids are laid out as special tokens, then the
@@ -68,7 +50,7 @@ class BPE:
     array([263, 105, 104], dtype=uint32)
     """
 
-    training: Training | None = None
+    kind = "bpe"
 
     def __init__(self, merges: npt.ArrayLike = (), special_tokens: Sequence[str] = SPECIAL_TOKENS) -> None:
         names = tuple(special_tokens)
@@ -89,7 +71,7 @@ class BPE:
         )
 
     @classmethod
-    def from_tables(cls, tables: TokenizerTables) -> BPE:
+    def from_tables(cls, tables: TokenizerTables) -> Self:
         """A tokenizer with any layout of ids, such as one read from a file."""
         self = cls.__new__(cls)
         self._setup(tables)
@@ -98,8 +80,9 @@ class BPE:
     def _setup(self, tables: TokenizerTables) -> None:
         self.tables = tables
         known = tables.token_bytes()
-        self._texts = [known.get(token, b"") for token in range(tables.vocab_size)]
-        self._native = _native.BPETokenizer(tables.byte_ids.tolist(), tables.merges, self._texts)
+        texts = [known.get(token, b"") for token in range(tables.vocab_size)]
+        self._native = _native.BPEEncoder(tables.byte_ids.tolist(), tables.merges)
+        self._set_up(self._native, texts, tables.special_tokens)
         if not self.is_exact_fast:
             warnings.warn(
                 "the merge list is not one that BPE training produces; encoding is exact but slow",
@@ -112,29 +95,14 @@ class BPE:
         return self.tables.merges[:, :2]
 
     @property
-    def special_tokens(self) -> Mapping[str, int]:
-        """Name and id of each special token."""
-        return self.tables.special_tokens
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
-        return self.tables.vocab_size
+    def compositions(self) -> npt.NDArray[np.uint32]:
+        """uint32 [n_merges, 3]: left, right and whole of each merge, in merge order."""
+        return self.tables.merges
 
     @property
     def is_exact_fast(self) -> bool:
         """Whether the fast encoder serves this merge list; the general one gives the same ids, slowly."""
         return self._native.is_exact_fast
-
-    @cached_property
-    def token_lengths(self) -> npt.NDArray[np.uint32]:
-        """uint32 [vocab_size]: bytes that each id stands for; 0 for special tokens."""
-        return np.array([len(text) for text in self._texts], dtype=np.uint32)
-
-    @property
-    def max_token_bytes(self) -> int:
-        """Length of the longest token, in bytes."""
-        return int(self.token_lengths.max())
 
     def __repr__(self) -> str:
         return f"BPE(vocab_size={self.vocab_size}, merges={len(self.merges)}, longest={self.max_token_bytes} bytes)"
@@ -160,76 +128,17 @@ class BPE:
         self._setup(state["tables"])
         self.training = state["training"]
 
-    def encode(self, data: Buffer, *, add_special_tokens: bool = False) -> Ids:
-        """Token ids of `data`: uint32 [n]. `add_special_tokens` wraps them in <|start|> ... <|end|>.
-
-        Raises TypeError for a str or for anything that is not contiguous unsigned bytes.
-        """
-        ids = self._native.encode(data)
-        return self._wrap(ids) if add_special_tokens else ids
-
-    def encode_batch(
-        self, documents: Sequence[Buffer], threads: int | None = None, *, add_special_tokens: bool = False
-    ) -> list[Ids]:
-        """`encode` for many documents, on `threads` threads (default: all cores)."""
-        batch = self._native.encode_batch(documents, available_threads(threads))
-        return [self._wrap(ids) for ids in batch] if add_special_tokens else batch
-
     def encode_blocks(self, blocks: Iterable[Buffer]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks, in pieces: together exactly `encode` of the whole.
 
         Memory does not grow with the text (but see `is_exact_fast`: the general encoder has to hold it).
         """
-        return stream_ids(_native.BPEStream(self._native), blocks)
+        return super().encode_blocks(blocks)
 
-    def count(self, data: Buffer) -> int:
-        """Number of tokens of `data`, without building their ids."""
-        return self._native.count(data)
+    def _stream(self) -> Stream:
+        return _native.BPEStream(self._native)
 
-    def decode(self, ids: npt.ArrayLike, *, skip_special_tokens: bool = True) -> bytes:
-        """The bytes that `ids` stand for. Special tokens give nothing, or their names in UTF-8 when not skipped.
-
-        Raises InvalidInputError naming the first id outside the vocabulary and its position.
-        """
-        array = np.asarray(ids)
-        if array.size == 0:
-            return b""
-        if array.ndim != 1 or array.dtype.kind not in "iu":
-            raise InvalidInputError(
-                f"decode takes a one-dimensional array of integers; got {array.ndim} dimensions of {array.dtype}"
-            )
-        out_of_range = (array < 0) | (array >= self.vocab_size)
-        if out_of_range.any():
-            position = int(out_of_range.argmax())
-            raise InvalidInputError(
-                f"id {array[position]} at position {position} is not in the vocabulary of {self.vocab_size} tokens"
-            )
-        own = np.ascontiguousarray(array, dtype=np.uint32)
-        if skip_special_tokens:
-            return self._native.decode(own)
-        names = {token: name.encode() for name, token in self.special_tokens.items()}
-        parts, start = [], 0
-        for i in np.flatnonzero(np.isin(own, list(names))).tolist():
-            parts += [self._native.decode(own[start:i]), names[int(own[i])]]
-            start = i + 1
-        return b"".join([*parts, self._native.decode(own[start:])])
-
-    def decode_blocks(self, blocks: Iterable[npt.ArrayLike]) -> Iterator[bytes]:
-        """`decode` for ids that come in blocks."""
-        for ids in blocks:
-            yield self.decode(ids)
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes of one id; a special token gives its name in UTF-8."""
-        if not 0 <= token < self.vocab_size:
-            raise InvalidInputError(f"id {token} is not in the vocabulary of {self.vocab_size} tokens")
-        return self._texts[token] or self._special_name.get(token, "").encode()
-
-    @cached_property
-    def _special_name(self) -> dict[int, str]:
-        return {token: name for name, token in self.special_tokens.items()}
-
-    def truncate(self, vocab_size: int) -> BPE:
+    def truncate(self, vocab_size: int) -> Self:
         """The member of the nested family with `vocab_size` ids: the ids below it keep their meaning."""
         smallest = 1 + max([*self.tables.byte_ids.tolist(), *self.special_tokens.values()])
         if not smallest <= vocab_size <= self.vocab_size:
@@ -238,7 +147,7 @@ class BPE:
                 f"{self.vocab_size}"
             )
         kept = self.tables.merges[:, 2] < vocab_size
-        member = BPE.from_tables(
+        member = self.from_tables(
             TokenizerTables(
                 byte_ids=self.tables.byte_ids,
                 merges=np.ascontiguousarray(self.tables.merges[kept]),
@@ -255,29 +164,31 @@ class BPE:
         write_tokenizer_json(path, self.tables)
 
     @classmethod
-    def load(cls, path: StrPath) -> BPE:
+    def load(cls, path: StrPath) -> Self:
         """Read a tokenizer folder, a tokenizer.json (ours, or an official Latin-1 one) or a .tiktoken rank file."""
-        read = read_tiktoken_ranks if Path(path).suffix == ".tiktoken" else read_tokenizer_json
-        return cls.from_tables(read(path))
+        return cls.from_tables(read_tiktoken_ranks(path)) if Path(path).suffix == ".tiktoken" else super().load(path)
 
-    def _wrap(self, ids: Ids) -> Ids:
-        try:
-            start, end = self.special_tokens["<|start|>"], self.special_tokens["<|end|>"]
-        except KeyError as error:
-            raise InvalidInputError(
-                f"this tokenizer has no {error.args[0]} token; encode without add_special_tokens"
-            ) from None
-        return np.concatenate([[start], ids, [end]]).astype(np.uint32)
+    @classmethod
+    def from_file(cls, source: TokenizerFile) -> Self:
+        """The tokenizer in `source`. Raises InvalidInputError when it is damaged or of another kind."""
+        return cls.from_tables(bpe_tables(source))
+
+    def with_special_tokens(self, names: Iterable[str]) -> Self:
+        """This tokenizer with more special tokens, behind the last id."""
+        new = {name: self.vocab_size + i for i, name in enumerate(names)}
+        tables = replace(
+            self.tables,
+            special_tokens=dict(self.tables.special_tokens) | new,
+            vocab_size=self.vocab_size + len(new),
+        )
+        grown = self.from_tables(tables)
+        grown.training = self.training
+        return grown
 
 
 def byte_tokenizer() -> BPE:
     """Raw bytes as a tokenizer: the special tokens and one id a byte; the baseline of every comparison."""
     return BPE()
-
-
-def load_tokenizer(path: StrPath) -> BPE:
-    """`BPE.load`, and the name "bytes" for `byte_tokenizer()`."""
-    return byte_tokenizer() if os.fspath(path) == "bytes" else BPE.load(path)
 
 
 def train_bpe(
@@ -363,26 +274,6 @@ def train_bpe(
             stacklevel=2,
         )
     return tokenizer
-
-
-def stream_ids(stream: Any, blocks: Iterable[Buffer]) -> Iterator[Ids]:
-    """What a native stream (feed, finish) gives for `blocks`, without empty pieces."""
-    for block in blocks:
-        ids = stream.feed(block)
-        if len(ids):
-            yield ids
-    ids = stream.finish()
-    if len(ids):
-        yield ids
-
-
-def available_threads(threads: int | None = None) -> int:
-    """`threads`, or the number of cores that this process may use."""
-    if threads is not None:
-        if threads < 1:
-            raise InvalidInputError(f"threads must be at least 1; got {threads}")
-        return threads
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _tie_order(tie_break: str) -> npt.NDArray[np.uint8]:

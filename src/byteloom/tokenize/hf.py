@@ -5,7 +5,7 @@ Use it with Trainer, data collators, pipelines and `generate`. Importing this mo
 gives a fast tokenizer of transformers, with equal ids for text but no way to take a raw byte of 0x80 or more.
 
 >>> from byteloom.tokenize import byte_tokenizer
->>> tokenizer = ByteTokenizer(bpe=byte_tokenizer())
+>>> tokenizer = ByteTokenizer(tokenizer=byte_tokenizer())
 >>> tokenizer(b"\\x7fELF")["input_ids"]
 [134, 76, 83, 77]
 >>> tokenizer.decode_bytes([134, 76, 83, 77])
@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +24,10 @@ import numpy as np
 
 from byteloom.errors import InvalidInputError, MissingExtraError
 from byteloom.files import StrPath
-from byteloom.tokenize.bpe import BPE, Ids
 from byteloom.tokenize.byte_alphabet import to_bytes, to_characters
-from byteloom.tokenize.tokenizer_json import ROLES, TOKENIZER_FILE, write_tokenizer_json
+from byteloom.tokenize.loading import load_tokenizer
+from byteloom.tokenize.tokenizer import Ids, Tokenizer
+from byteloom.tokenize.tokenizer_json import ROLES, TOKENIZER_FILE
 
 try:
     from transformers import AddedToken, AutoTokenizer, BatchEncoding, PretrainedConfig
@@ -43,7 +43,7 @@ _BLOCK = 1 << 16  # bytes encoded at a time when only the first tokens are wante
 
 
 class ByteTokenizer(PreTrainedTokenizerBase):
-    """A transformers tokenizer over bytes; `bpe` is the byteloom tokenizer inside.
+    """A transformers tokenizer over bytes; `tokenizer` is the byteloom tokenizer inside.
 
     Calling it takes bytes, or anything with the buffer protocol, a str, or a list of those, and gives a
     BatchEncoding with `input_ids` and `attention_mask`; padding, truncation, `return_tensors` and the rest work
@@ -61,29 +61,31 @@ class ByteTokenizer(PreTrainedTokenizerBase):
     vocab_files_names = {"tokenizer_file": TOKENIZER_FILE}  # noqa: RUF012 - so transformers declares it
     is_fast = False
 
-    def __init__(self, tokenizer_file: StrPath | None = None, *, bpe: BPE | None = None, **kwargs: Any) -> None:
-        """Wrap `bpe`, or the tokenizer in `tokenizer_file`; other arguments are those of transformers.
+    def __init__(
+        self, tokenizer_file: StrPath | None = None, *, tokenizer: Tokenizer | None = None, **kwargs: Any
+    ) -> None:
+        """Wrap `tokenizer`, or the tokenizer in `tokenizer_file`; other arguments are those of transformers.
 
         Raises InvalidInputError when the file is no byteloom tokenizer (see `read_tokenizer_json`) or a special
         token is named that the vocabulary does not have.
         """
-        if bpe is None:
+        if tokenizer is None:
             if tokenizer_file is None:
                 raise InvalidInputError(
                     f"{kwargs.get('name_or_path') or 'the folder'} has no {TOKENIZER_FILE}; give one that "
                     "`byteloom tokenizer train` or `save_pretrained` wrote"
                 )
-            bpe = BPE.load(tokenizer_file)
-        self.bpe = bpe
+            tokenizer = load_tokenizer(tokenizer_file)
+        self.tokenizer = tokenizer
         for known_from_the_file in ("added_tokens_decoder", "is_local", "local_files_only"):
             kwargs.pop(known_from_the_file, None)
         for role, name in ROLES.items():
-            if name in bpe.special_tokens:
+            if name in tokenizer.special_tokens:
                 kwargs.setdefault(role, name)
         named = {str(kwargs.get(role)) for role in ROLES}
-        kwargs.setdefault("extra_special_tokens", [name for name in bpe.special_tokens if name not in named])
+        kwargs.setdefault("extra_special_tokens", [name for name in tokenizer.special_tokens if name not in named])
         super().__init__(**kwargs)
-        if unknown := [name for name in self.all_special_tokens if name not in bpe.special_tokens]:
+        if unknown := [name for name in self.all_special_tokens if name not in tokenizer.special_tokens]:
             raise InvalidInputError(
                 f"the vocabulary has no special token {', '.join(unknown)}; load the tokenizer without naming it, "
                 "then call add_special_tokens"
@@ -93,7 +95,7 @@ class ByteTokenizer(PreTrainedTokenizerBase):
     def _from_pretrained(cls, resolved_vocab_files: dict[str, Any], *args: Any, **kwargs: Any) -> ByteTokenizer:
         # Read first, because transformers reads the file too and has no sentence for a damaged one.
         if file := resolved_vocab_files.get("tokenizer_file"):
-            kwargs["bpe"] = BPE.load(file)
+            kwargs["tokenizer"] = load_tokenizer(file)
         return super()._from_pretrained(resolved_vocab_files, *args, **kwargs)
 
     # The vocabulary
@@ -101,10 +103,10 @@ class ByteTokenizer(PreTrainedTokenizerBase):
     @property
     def vocab_size(self) -> int:
         """Number of ids, special tokens included, as `len` gives."""
-        return self.bpe.vocab_size
+        return self.tokenizer.vocab_size
 
     def __len__(self) -> int:
-        return self.bpe.vocab_size
+        return self.tokenizer.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
         """Token name to id."""
@@ -115,29 +117,29 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         """Id to special token."""
         return {
             token: AddedToken(name, special=True, normalized=False)
-            for name, token in sorted(self.bpe.special_tokens.items(), key=lambda item: item[1])
+            for name, token in sorted(self.tokenizer.special_tokens.items(), key=lambda item: item[1])
         }
 
     @property
     def added_tokens_encoder(self) -> dict[str, int]:
         """Special token to id."""
-        return dict(self.bpe.special_tokens)
+        return dict(self.tokenizer.special_tokens)
 
     def get_added_vocab(self) -> dict[str, int]:
         """Special token to id."""
-        return dict(self.bpe.special_tokens)
+        return dict(self.tokenizer.special_tokens)
 
     def convert_ids_to_tokens(self, ids: Any, skip_special_tokens: bool = False) -> str | list[str]:
         """The name of one id, or of each of a sequence."""
         ids = to_py_obj(ids)
         if isinstance(ids, int):
             return self._name(ids)
-        skipped = set(self.bpe.special_tokens.values()) if skip_special_tokens else ()
+        skipped = set(self.tokenizer.special_tokens.values()) if skip_special_tokens else ()
         return [self._name(token) for token in ids if token not in skipped]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """What tokens of these names stand for; bytes that are not UTF-8 become U+FFFD."""
-        special = self.bpe.special_tokens
+        special = self.tokenizer.special_tokens
         try:
             data = b"".join(name.encode() if name in special else to_bytes(name) for name in tokens)
         except ValueError as error:
@@ -148,19 +150,19 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         return self._ids.get(token, self.unk_token_id if token != self.unk_token else None)
 
     def _name(self, token: int) -> str:
-        data = self.bpe.token_bytes(token)
-        return data.decode() if self.bpe.token_lengths[token] == 0 else to_characters(data)
+        data = self.tokenizer.token_bytes(token)
+        return data.decode() if self.tokenizer.token_lengths[token] == 0 else to_characters(data)
 
     @cached_property
     def _ids(self) -> dict[str, int]:
-        return {self._name(token): token for token in range(self.bpe.vocab_size)}
+        return {self._name(token): token for token in range(self.tokenizer.vocab_size)}
 
     def _add_tokens(self, new_tokens: Sequence[str | AddedToken], special_tokens: bool = False) -> int:
         """Add special tokens behind the last id; `model.resize_token_embeddings(len(tokenizer))` goes with it."""
-        new: dict[str, int] = {}
+        new: list[str] = []
         for token in new_tokens:
             name = str(token)
-            if name in self.bpe.special_tokens or name in new:
+            if name in self.tokenizer.special_tokens or name in new:
                 continue
             if not special_tokens and not getattr(token, "special", False):
                 raise InvalidInputError(
@@ -169,16 +171,9 @@ class ByteTokenizer(PreTrainedTokenizerBase):
                 )
             if not name or name in self._ids:
                 raise InvalidInputError(f"cannot add {name!r} as a special token: it is an ordinary one already")
-            new[name] = self.bpe.vocab_size + len(new)
+            new.append(name)
         if new:
-            tables, training = self.bpe.tables, self.bpe.training
-            tables = replace(
-                tables,
-                special_tokens=dict(tables.special_tokens) | new,
-                vocab_size=tables.vocab_size + len(new),
-            )
-            self.bpe = BPE.from_tables(tables)
-            self.bpe.training = training
+            self.tokenizer = self.tokenizer.with_special_tokens(new)
             self.__dict__.pop("_ids", None)
             self.__dict__.pop("_special_pattern", None)
             self._extra_special_tokens += [name for name in new if name not in self.all_special_tokens]
@@ -277,7 +272,7 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         if limit is not None and self.truncation_side == "right":
             encoded = iter([self._first_ids(blob, limit) for blob in blobs])
         else:
-            encoded = iter(self.bpe.encode_batch(blobs))
+            encoded = iter(self.tokenizer.encode_batch(blobs))
         rows = []
         for row in parts:
             ids = [i for part in row for i in ([part] if isinstance(part, int) else next(encoded).tolist())]
@@ -295,7 +290,7 @@ class ByteTokenizer(PreTrainedTokenizerBase):
                 raise InvalidInputError(
                     f"ByteTokenizer takes bytes, str or a list of those; got {type(text).__name__}"
                 ) from None
-        special = self.bpe.special_tokens
+        special = self.tokenizer.special_tokens
         pieces = [text] if split_special_tokens or not special else self._special_pattern.split(text)
         try:
             # The pattern is one group, so every second piece is a special token.
@@ -307,10 +302,10 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         """At least the first `limit` ids of a blob, without encoding much more than that."""
         view = memoryview(blob)
         if view.nbytes <= _BLOCK:
-            return self.bpe.encode(view)
+            return self.tokenizer.encode(view)
         blocks = (view[start : start + _BLOCK] for start in range(0, view.nbytes, _BLOCK))
         pieces: list[Ids] = [np.zeros(0, np.uint32)]
-        for ids in self.bpe.encode_blocks(blocks):
+        for ids in self.tokenizer.encode_blocks(blocks):
             pieces.append(ids)
             limit -= len(ids)
             if limit <= 0:
@@ -319,7 +314,7 @@ class ByteTokenizer(PreTrainedTokenizerBase):
 
     @cached_property
     def _special_pattern(self) -> re.Pattern[str]:
-        longest_first = sorted(self.bpe.special_tokens, key=len, reverse=True)
+        longest_first = sorted(self.tokenizer.special_tokens, key=len, reverse=True)
         return re.compile(f"({'|'.join(map(re.escape, longest_first))})")
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
@@ -345,14 +340,16 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         """1 for each special token, 0 for others; of the wrapped ids unless they are wrapped already."""
         if not already_has_special_tokens:
             token_ids_0 = self.build_inputs_with_special_tokens(token_ids_0, token_ids_1)
-        special = set(self.bpe.special_tokens.values())
+        special = set(self.tokenizer.special_tokens.values())
         return [int(token in special) for token in to_py_obj(token_ids_0)]
 
     # Decoding
 
     def decode_bytes(self, token_ids: Any, skip_special_tokens: bool = True) -> bytes:
         """The exact bytes of one sequence of ids: a list, array or tensor."""
-        return self.bpe.decode(np.atleast_1d(np.asarray(to_py_obj(token_ids))), skip_special_tokens=skip_special_tokens)
+        return self.tokenizer.decode(
+            np.atleast_1d(np.asarray(to_py_obj(token_ids))), skip_special_tokens=skip_special_tokens
+        )
 
     def _decode(self, token_ids: Any, skip_special_tokens: bool = False, **kwargs: Any) -> str:
         return self.decode_bytes(token_ids, skip_special_tokens).decode("utf-8", errors="replace")
@@ -363,7 +360,7 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         """Write tokenizer.json into a folder; gives its path."""
         prefix = f"{filename_prefix}-" if filename_prefix else ""
         path = Path(save_directory, prefix + TOKENIZER_FILE)
-        write_tokenizer_json(path, self.bpe.tables)
+        self.tokenizer.save(path)
         return (str(path),)
 
     def _save_pretrained(

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from byteloom import _native
 from byteloom.errors import InvalidInputError
-from byteloom.tokenize.bpe import BPE, Ids, available_threads, stream_ids
+from byteloom.tokenize.bpe import BPE
 from byteloom.tokenize.token_set import TokenSet
+from byteloom.tokenize.tokenizer import Codec, Encoder, Ids, Stream
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -36,8 +37,8 @@ MERGE_FREE: tuple[Inference, ...] = ("greedy", "greedy_right", "minimal", "longe
 """Those that need the set of tokens only."""
 
 
-class Segmenter:
-    """A tokenizer that encodes by `inference`; ids, special tokens and decoding are those of its tokens.
+class Segmenter(Codec):
+    """A codec that encodes by `inference`; ids, special tokens and decoding are those of its tokens.
 
     tokens: a BPE; or a TokenSet, or the bytes of each id (empty for an id without bytes), and then only MERGE_FREE
     is possible. It goes wherever a tokenizer is only used, such as `evaluate.bits_per_byte`.
@@ -78,12 +79,11 @@ class Segmenter:
             token_set = tokens if isinstance(tokens, TokenSet) else TokenSet.of(tokens)
         else:
             token_set = TokenSet(tuple(bytes(text) for text in tokens), {})
-        self.special_tokens = token_set.special_tokens
-        self._texts = token_set.texts
+        encoder: Encoder
         if inference in MERGE_FREE:
-            self._native = _native.Segmenter(
-                self._texts,
-                _checked_unknown(self._texts, unk_id),
+            encoder = self._segmenter = _native.Segmenter(
+                token_set.texts,
+                _checked_unknown(token_set.texts, unk_id),
                 getattr(_native.SegmentRule, inference),
                 getattr(_native.SegmentTie, tie),
                 seed & 0xFFFF_FFFF_FFFF_FFFF,
@@ -94,23 +94,11 @@ class Segmenter:
             )
         else:
             self._bpe = tokens if inference == "merge" else damaged_bpe(tokens, inference, p=p, keep=keep, seed=seed)
-            self._native = self._bpe._native
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of ids, special tokens included."""
-        return len(self._texts)
+            encoder = self._bpe
+        self._set_up(encoder, token_set.texts, token_set.special_tokens)
 
     def __repr__(self) -> str:
         return f"Segmenter(inference={self.inference!r}, vocab_size={self.vocab_size})"
-
-    def encode(self, data: Buffer) -> Ids:
-        """Token ids of `data`: uint32 [n]. Raises TypeError for anything that is not contiguous unsigned bytes."""
-        return self._native.encode(data)
-
-    def encode_batch(self, documents: Sequence[Buffer], threads: int | None = None) -> list[Ids]:
-        """`encode` for many documents, on `threads` threads (default: all cores)."""
-        return self._native.encode_batch(documents, available_threads(threads))
 
     def encode_blocks(self, blocks: Iterable[Buffer]) -> Iterator[Ids]:
         """The ids of one text that comes in blocks, in pieces: together exactly `encode` of the whole.
@@ -119,31 +107,10 @@ class Segmenter:
         that best segmentations differ all along, as in a long run of one byte. "greedy_right", "longest_first" and
         "shuffle" have to hold the text.
         """
-        if self._bpe is not None:
-            return self._bpe.encode_blocks(blocks)
-        return stream_ids(_native.SegmentStream(self._native), blocks)
+        return super().encode_blocks(blocks)
 
-    def count(self, data: Buffer) -> int:
-        """Number of tokens of `data`, without building their ids."""
-        return self._native.count(data)
-
-    def token_bytes(self, token: int) -> bytes:
-        """The bytes of one id; a special token gives its name in UTF-8."""
-        if not 0 <= token < self.vocab_size:
-            raise InvalidInputError(f"id {token} is not in the vocabulary of {self.vocab_size} tokens")
-        names = {special: name for name, special in self.special_tokens.items()}
-        return self._texts[token] or names.get(token, "").encode()
-
-    def decode(self, ids: npt.ArrayLike) -> bytes:
-        """The bytes that `ids` stand for; special tokens give nothing.
-
-        Raises InvalidInputError naming the first id outside the vocabulary.
-        """
-        array = np.asarray(ids, dtype=np.int64)
-        bad = array[(array < 0) | (array >= self.vocab_size)]
-        if bad.size:
-            raise InvalidInputError(f"id {bad[0]} is not in the vocabulary of {self.vocab_size} tokens")
-        return b"".join([self._texts[token] for token in array.tolist()])
+    def _stream(self) -> Stream:
+        return _native.SegmentStream(self._segmenter) if self._bpe is None else self._bpe._stream()
 
 
 def damaged_bpe(tokenizer: BPE, inference: str, *, p: float, keep: float, seed: int) -> BPE:

@@ -21,7 +21,7 @@ import numpy as np
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from byteloom.tokenize.bpe import BPE
+    from byteloom.tokenize.tokenizer import Codec
 
 HUES = 4  # colours that neighbouring tokens cycle through
 
@@ -64,12 +64,12 @@ class HexRow:
     sections: tuple[str, ...]  # that begin here; in the first row also the one it lies in
 
 
-def token_spans(tokenizer: BPE, data: Buffer, start: int = 0, stop: int | None = None) -> list[Span]:
+def token_spans(tokenizer: Codec, data: Buffer, start: int = 0, stop: int | None = None) -> list[Span]:
     """Encode all of `data` and return the tokens that touch the bytes [start, stop)."""
     return id_spans(tokenizer, tokenizer.encode(data), start, stop)
 
 
-def id_spans(tokenizer: BPE, ids: np.ndarray, start: int = 0, stop: int | None = None) -> list[Span]:
+def id_spans(tokenizer: Codec, ids: np.ndarray, start: int = 0, stop: int | None = None) -> list[Span]:
     """Where each of `ids` (uint32 [n]) lies in `decode(ids)`: those that touch [start, stop), no specials."""
     lengths = tokenizer.token_lengths[ids].astype(np.int64)
     ends = np.cumsum(lengths)

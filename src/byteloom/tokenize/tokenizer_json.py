@@ -1,6 +1,6 @@
-"""Read and write the `tokenizer.json` of Hugging Face for byte-level BPE without pre-tokenization.
+"""Read and write the `tokenizer.json` of Hugging Face: what all kinds share, and byte-level BPE.
 
-Three spellings of bytes are read: the GPT-2 byte alphabet (what byteloom and bbpe >= 0.6.2 write), Latin-1
+Of BPE, three spellings of bytes are read: the GPT-2 byte alphabet (what byteloom and bbpe >= 0.6.2 write), Latin-1
 (older bbpe, the released `binary-tokenizer-001` family), and Latin-1 with 0xAB and 0xBB moved to the
 private-use area because special tokens of the same vocabulary are guillemets. Anything that `tokenizers`
 would split, normalise or change before merging is refused, because its ids would not be those of the file.
@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import numpy as np
 
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath, atomic_write, open_bytes, write_json
 from byteloom.tokenize.byte_alphabet import BYTE_CHARACTERS
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 SPECIAL_TOKENS = ("<|start|>", "<|end|>", "<|pad|>", "<|unk|>", "<|cls|>", "<|sep|>", "<|mask|>")
 ROLES = dict(
@@ -69,29 +72,80 @@ class TokenizerTables:
         return known
 
 
-def read_tokenizer_json(path: StrPath) -> TokenizerTables:
-    """The tokenizer in `path`, a tokenizer.json or a folder that holds one.
+@dataclass(frozen=True)
+class TokenizerFile:
+    """A tokenizer.json of any kind, of which no more is known than that it is JSON and has a model."""
 
-    Raises FileError when it cannot be read, InvalidInputError when it is damaged or is not a byte-level BPE
-    without pre-tokenization. A token that no merge can make becomes an extra token; a merge that can never
-    apply is left out; an id that no token has becomes a reserved special token.
+    path: Path
+    text: str
+    document: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: StrPath) -> TokenizerFile:
+        """Read `path`, a tokenizer.json or a folder that holds one.
+
+        Raises FileError when it cannot be read, InvalidInputError when it is damaged.
+        """
+        file = Path(path)
+        if file.is_dir():
+            file = file / TOKENIZER_FILE
+        data = bytes(open_bytes(file))
+        try:
+            text = data.decode("utf-8")
+            document = json.loads(text)
+        except UnicodeDecodeError:
+            fail(file, "it is not UTF-8 text")
+        except ValueError as error:
+            fail(file, f"it is not valid JSON ({error}); is it cut off?")
+        except RecursionError:
+            fail(file, "its JSON is nested too deeply")
+        if not isinstance(document, dict) or not isinstance(document.get("model"), dict):
+            fail(file, "it has no model; is it a tokenizer.json?")
+        return cls(file, text, document)
+
+    @property
+    def model_type(self) -> str:
+        """The type of the model, such as BPE or Unigram."""
+        return str(self.document["model"].get("type", "BPE"))
+
+    def added_tokens(self) -> dict[str, int]:
+        """The ids of the added tokens. Loading with `tokenizers` checks the schema, and every merge.
+
+        Raises InvalidInputError when `tokenizers` refuses the file, or gives an added token another id. It panics on
+        some models that it would never write: refuse other kinds of tokenizers first.
+        """
+        from tokenizers import Tokenizer
+
+        try:
+            tokenizer = Tokenizer.from_str(self.text)
+        except Exception as error:  # `tokenizers` raises nothing narrower
+            fail(self.path, f"the library `tokenizers` refuses it ({error})")
+        added = {token.content: identity for identity, token in tokenizer.get_added_tokens_decoder().items()}
+        for token in self.document.get("added_tokens") or []:
+            name, identity = token["content"], token["id"]
+            if added.get(name, identity) != identity:
+                fail(self.path, f"the added token {name!r} says that its id is {identity}, which is {added[name]}")
+        return added
+
+
+def read_tokenizer_json(path: StrPath) -> TokenizerTables:
+    """The byte-level BPE without pre-tokenization in `path`, a tokenizer.json or a folder that holds one.
+
+    Raises FileError when it cannot be read, InvalidInputError when it is damaged or of another kind.
     """
-    file = Path(path)
-    if file.is_dir():
-        file = file / TOKENIZER_FILE
-    data = bytes(open_bytes(file))
-    try:
-        text = data.decode("utf-8")
-        document = json.loads(text)
-    except UnicodeDecodeError:
-        _fail(file, "it is not UTF-8 text")
-    except ValueError as error:
-        _fail(file, f"it is not valid JSON ({error}); is it cut off?")
-    except RecursionError:
-        _fail(file, "its JSON is nested too deeply")
-    if refusal := _refusal(document):
-        _fail(file, f"it is not a byte-level BPE without pre-tokenization: {refusal}")
-    return _tables(file, document, _added_tokens(file, text, document))
+    return bpe_tables(TokenizerFile.read(path))
+
+
+def bpe_tables(source: TokenizerFile) -> TokenizerTables:
+    """The byte-level BPE in `source`.
+
+    Raises InvalidInputError when it is not a byte-level BPE without pre-tokenization. A token that no merge can make
+    becomes an extra token; a merge that can never apply is left out; an id that no token has becomes a reserved
+    special token.
+    """
+    if refusal := _refusal(source):
+        fail(source.path, f"it is not a byte-level BPE without pre-tokenization: {refusal}")
+    return _tables(source.path, source.document, source.added_tokens())
 
 
 def write_tokenizer_json(
@@ -104,7 +158,7 @@ def write_tokenizer_json(
     `data.decode("latin-1")`, that is any bytes, but text only when it is mapped the same way.
     Raises InvalidInputError when two tokens would get the same spelling.
     """
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     characters = BYTE_CHARACTERS if alphabet == "gpt2" else _LATIN1
     spelling = {token: data.decode("latin-1").translate(characters) for token, data in tables.token_bytes().items()}
@@ -121,12 +175,21 @@ def write_tokenizer_json(
     if alphabet == "gpt2":
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         tokenizer.decoder = decoders.ByteLevel()
-    names = sorted(tables.special_tokens, key=tables.special_tokens.__getitem__)
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    write_tokenizer(path, tokenizer, tables.special_tokens)
 
+
+def write_tokenizer(path: StrPath, tokenizer: Tokenizer, special_tokens: Mapping[str, int]) -> None:
+    """Write a tokenizer of the library `tokenizers`, atomically, with `special_tokens` added; their ids are in it.
+
+    `path` is the file when it ends in .json, else a folder that gets tokenizer_config.json too.
+    """
+    from tokenizers import AddedToken
+
+    names = sorted(special_tokens, key=special_tokens.__getitem__)
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     file = Path(path)
     if file.suffix != ".json":
-        write_json(file / CONFIG_FILE, tokenizer_config(tables.special_tokens))
+        write_json(file / CONFIG_FILE, tokenizer_config(special_tokens))
         file = file / TOKENIZER_FILE
     with atomic_write(file, "w") as out:
         out.write(tokenizer.to_str(pretty=True))
@@ -149,26 +212,25 @@ def fill_gaps(source: StrPath, used: set[int]) -> dict[str, int]:
     """
     highest = max(used)
     if highest >= min(_MAX_ID, 2 * len(used) + 256):
-        _fail(source, f"id {highest} is out of range for a vocabulary of {len(used)} tokens")
+        fail(source, f"id {highest} is out of range for a vocabulary of {len(used)} tokens")
     return {f"<|reserved_{token}|>": token for token in range(highest) if token not in used}
 
 
-def _fail(source: StrPath, why: str) -> NoReturn:
+def fail(source: StrPath, why: str) -> NoReturn:
+    """Raise the InvalidInputError of a tokenizer file."""
     raise InvalidInputError(f"cannot load the tokenizer {source}: {why}")
 
 
-def _refusal(document: Any) -> str | None:
+def _refusal(source: TokenizerFile) -> str | None:
     """Why a tokenizer.json is of another kind, or None. What is only malformed is left to `tokenizers`."""
-    model = document.get("model") if isinstance(document, dict) else None
-    if not isinstance(model, dict):
-        return "it has no model"
-    if (kind := model.get("type", "BPE")) != "BPE":
-        return f"its model is {kind}"
+    document, model = source.document, source.document["model"]
+    if source.model_type != "BPE":
+        return f"its model is {source.model_type}"
     for option in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"):
         if model.get(option):
             return f"its model has {option}"
-    pre_tokenizer = _steps(document.get("pre_tokenizer"))
-    before = _steps(document.get("normalizer")) + pre_tokenizer
+    pre_tokenizer = steps(document.get("pre_tokenizer"))
+    before = steps(document.get("normalizer")) + pre_tokenizer
     for step in before:
         if step.get("type") != "ByteLevel":
             return f"it changes or splits its input with {step.get('type')}"
@@ -178,36 +240,20 @@ def _refusal(document: Any) -> str | None:
         return "its ByteLevel adds a space (add_prefix_space)"
     if len(before) > 1:
         return "it applies ByteLevel twice"
-    for step in _steps(document.get("decoder")):
+    for step in steps(document.get("decoder")):
         if step.get("type") not in ("ByteLevel", "Fuse"):
             return f"its decoder is {step.get('type')}"
     return None
 
 
-def _steps(component: Any) -> list[dict[str, Any]]:
+def steps(component: Any) -> list[dict[str, Any]]:
     """The parts of a normaliser, pre-tokenizer or decoder, with sequences opened."""
     if not isinstance(component, dict):
         return []
     if component.get("type") != "Sequence":
         return [component]
     lists = [component.get(key) for key in ("normalizers", "pretokenizers", "decoders")]
-    return [step for parts in lists if isinstance(parts, list) for part in parts for step in _steps(part)]
-
-
-def _added_tokens(source: StrPath, text: str, document: dict[str, Any]) -> dict[str, int]:
-    """The ids of the added tokens. Loading with `tokenizers` checks the schema and every merge."""
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # `tokenizers` raises nothing narrower
-        _fail(source, f"the library `tokenizers` refuses it ({error})")
-    added = {token.content: identity for identity, token in tokenizer.get_added_tokens_decoder().items()}
-    for token in document.get("added_tokens") or []:
-        name, identity = token["content"], token["id"]
-        if added.get(name, identity) != identity:
-            _fail(source, f"the added token {name!r} says that its id is {identity}, which is {added[name]}")
-    return added
+    return [step for parts in lists if isinstance(parts, list) for part in parts for step in steps(part)]
 
 
 def _tables(source: StrPath, document: dict[str, Any], added: dict[str, int]) -> TokenizerTables:
@@ -215,13 +261,13 @@ def _tables(source: StrPath, document: dict[str, Any], added: dict[str, int]) ->
     names = {identity: name for name, identity in ids.items()}
     if len(names) < len(ids):
         name, identity = next((name, token) for name, token in ids.items() if names[token] != name)
-        _fail(source, f"{name!r} and {names[identity]!r} have the same id {identity}")
+        fail(source, f"{name!r} and {names[identity]!r} have the same id {identity}")
 
     alphabet = _alphabet(document, ids, added)
     if missing := [byte for character, byte in alphabet.items() if character not in ids]:
         hint = "; it has <0x00> and the like instead (byte_fallback)" if "<0x00>" in ids else ""
         first = f"such as 0x{min(missing):02x}"
-        _fail(source, f"it has no token for {len(missing)} of the 256 bytes, {first}{hint}")
+        fail(source, f"it has no token for {len(missing)} of the 256 bytes, {first}{hint}")
     byte_ids = np.zeros(256, np.uint32)
     for character, byte in alphabet.items():
         byte_ids[byte] = ids[character]
@@ -245,7 +291,7 @@ def _tables(source: StrPath, document: dict[str, Any], added: dict[str, int]) ->
 def _alphabet(document: dict[str, Any], ids: dict[str, int], added: dict[str, int]) -> dict[str, int]:
     """The byte that each of 256 characters spells."""
     components = [document.get(key) for key in ("normalizer", "pre_tokenizer", "decoder")]
-    if any(step.get("type") == "ByteLevel" for component in components for step in _steps(component)):
+    if any(step.get("type") == "ByteLevel" for component in components for step in steps(component)):
         return {character: byte for byte, character in enumerate(BYTE_CHARACTERS)}
     alphabet = {character: byte for byte, character in enumerate(_LATIN1)}
     if any(len(name) == 1 and ord(name) in _PRIVATE_USE for name in ids):
@@ -262,7 +308,7 @@ def _merges(source: StrPath, merges: list[Any], ids: dict[str, int], byte_ids: n
     """uint32 [n, 3]: left, right, result ids of the merges whose parts can come about, in merge order."""
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     if pairs and (most := Counter(pairs).most_common(1)[0])[1] > 1:
-        _fail(source, f"it merges {most[0][0]!r} and {most[0][1]!r} twice")
+        fail(source, f"it merges {most[0][0]!r} and {most[0][1]!r} twice")
     triples = [(ids[left], ids[right], ids[left + right]) for left, right in pairs]
     possible = set(byte_ids.tolist())
     kept = []

@@ -24,7 +24,7 @@ from byteloom.tokenize import load_tokenizer
 from byteloom.tokenize.analysis import length_statistics, token_counts
 
 if TYPE_CHECKING:
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Tokenizer
 
 FORMAT = 1  # of fit.json
 WINDOW = 2048  # tokens, the context length at which the report compares
@@ -248,7 +248,7 @@ def _left_out(corpus: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
     return (*filtered.most_common(), *unreadable.most_common(MAX_ROWS))
 
 
-def _largest(folder: Path, family: Sequence[int], tokenizer: BPE) -> BPE:
+def _largest(folder: Path, family: Sequence[int], tokenizer: Tokenizer) -> Tokenizer:
     """The largest vocabulary that fit kept; the model's own where it kept no other."""
     place = folder / "tokenizers" / str(max(family, default=0))
     return load_tokenizer(place) if place.exists() else tokenizer
@@ -349,7 +349,7 @@ def _windows(rows: Sequence[CompressionRow], vocab_size: int) -> tuple[WindowBar
     )
 
 
-def _lengths(tokenizer: BPE, documents: Sequence[bytes]) -> Lengths:
+def _lengths(tokenizer: Tokenizer, documents: Sequence[bytes]) -> Lengths:
     known = length_statistics(tokenizer)
     lengths = tokenizer.token_lengths.astype(np.int64)
     emitted = token_counts(tokenizer, documents)

@@ -14,7 +14,7 @@ from byteloom.tasks.report.samples import Part, Sample
 from byteloom.tokenize.segments import HexRow, hex_rows, id_spans, printable
 
 if TYPE_CHECKING:
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Tokenizer
 
 WIDTH = 16  # bytes a row
 HEADER_ROWS, CODE_ROWS, STRING_ROWS = 12, 110, 90  # of an executable
@@ -61,7 +61,7 @@ class HexView:
     excerpts: tuple[Excerpt, ...]
 
 
-def hex_view(tokenizer: BPE, samples: Sequence[Sample]) -> HexView | None:
+def hex_view(tokenizer: Tokenizer, samples: Sequence[Sample]) -> HexView | None:
     """A view of the sample that shows most: one with code and strings if there is one. None without samples."""
     if not any(sample.data for sample in samples):
         return None

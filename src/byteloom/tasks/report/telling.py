@@ -22,7 +22,7 @@ from byteloom.tasks.report.samples import Sample
 from byteloom.tokenize.analysis import guess_meaning
 
 if TYPE_CHECKING:
-    from byteloom.tokenize import BPE
+    from byteloom.tokenize import Tokenizer
 
 # Kinds in the order in which the report shows them: how many of each, and how many that resemble each other in
 # meaning (code) or place (the others).
@@ -56,7 +56,7 @@ class TellingToken:
     instructions: tuple[str, ...]  # of a code token, all of it
 
 
-def token_table(tokenizer: BPE, samples: Sequence[Sample]) -> list[TellingToken]:
+def token_table(tokenizer: Tokenizer, samples: Sequence[Sample]) -> list[TellingToken]:
     """Learned tokens worth showing, by kind in the order of QUOTAS; few or none when there are few to show."""
     if not samples:
         return []
@@ -87,7 +87,7 @@ def token_table(tokenizer: BPE, samples: Sequence[Sample]) -> list[TellingToken]
 class _Usage:
     """Where tokens occur in the samples."""
 
-    def __init__(self, tokenizer: BPE, samples: Sequence[Sample]) -> None:
+    def __init__(self, tokenizer: Tokenizer, samples: Sequence[Sample]) -> None:
         size = tokenizer.vocab_size
         self.count = np.zeros(size, np.int64)
         self.files = np.zeros(size, np.int64)

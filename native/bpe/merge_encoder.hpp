@@ -1,10 +1,9 @@
-// One tokenizer: the faster encoder that its merges allow, and the bytes of every id.
+// One merge list, encoded by the faster encoder that it allows.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -19,14 +18,13 @@
 
 namespace byteloom {
 
-class Tokenizer {
+class MergeEncoder {
   public:
-    // Public ids throughout: byte_ids[256], and left, right, result by rank. `texts` gives the bytes of every id
-    // (empty for ids without bytes). The merges must name known tokens; the caller has checked that.
-    Tokenizer(const std::array<uint32_t, 256>& byte_ids, std::vector<uint32_t> left, std::vector<uint32_t> right,
-              std::vector<uint32_t> result, const std::vector<std::string>& texts)
+    // Public ids throughout: byte_ids[256], and left, right, result by rank. The merges must name known tokens; the
+    // caller has checked that.
+    MergeEncoder(const std::array<uint32_t, 256>& byte_ids, const std::vector<uint32_t>& left,
+                 const std::vector<uint32_t>& right, const std::vector<uint32_t>& result)
         : byte_ids_(byte_ids) {
-        set_texts(texts);
         if (!build_interval_encoder(left, right, result)) {
             general_.emplace(byte_ids_.data(), left, right, result);
         }
@@ -50,15 +48,29 @@ class Tokenizer {
             fast_);
     }
 
+    std::vector<uint32_t> encode(const uint8_t* text, size_t size) const {
+        std::vector<uint32_t> ids;
+        ids.reserve(size / 2 + 16);
+        encode(text, size, [&](const uint32_t* some, size_t count) { ids.insert(ids.end(), some, some + count); });
+        if (ids.capacity() > ids.size() * 2) ids.shrink_to_fit();
+        return ids;
+    }
+
+    size_t count(const uint8_t* text, size_t size) const {
+        size_t tokens = 0;
+        encode(text, size, [&](const uint32_t*, size_t count) { tokens += count; });
+        return tokens;
+    }
+
     // A text that comes in pieces. The general encoder has to see the whole of it first.
     class Stream {
       public:
-        explicit Stream(std::shared_ptr<const Tokenizer> tokenizer) : tokenizer_(std::move(tokenizer)) {
-            if (tokenizer_->general_) return;
-            if (const auto* narrow = std::get_if<IntervalEncoder<uint16_t>>(&tokenizer_->fast_)) {
+        explicit Stream(std::shared_ptr<const MergeEncoder> encoder) : encoder_(std::move(encoder)) {
+            if (encoder_->general_) return;
+            if (const auto* narrow = std::get_if<IntervalEncoder<uint16_t>>(&encoder_->fast_)) {
                 narrow_.emplace(*narrow);
             } else {
-                wide_.emplace(std::get<IntervalEncoder<uint32_t>>(tokenizer_->fast_));
+                wide_.emplace(std::get<IntervalEncoder<uint32_t>>(encoder_->fast_));
             }
         }
 
@@ -83,61 +95,20 @@ class Tokenizer {
             } else if (wide_) {
                 wide_->finish(keep);
             } else {
-                ids = tokenizer_->general_->encode(held_.data(), held_.size());
+                ids = encoder_->general_->encode(held_.data(), held_.size());
                 held_.clear();
             }
             return ids;
         }
 
       private:
-        std::shared_ptr<const Tokenizer> tokenizer_;
+        std::shared_ptr<const MergeEncoder> encoder_;
         std::optional<IntervalStream<uint16_t>> narrow_;
         std::optional<IntervalStream<uint32_t>> wide_;
         std::vector<uint8_t> held_;
     };
 
-    size_t vocab_size() const { return offsets_.size() - 1; }
-
-    // Bytes that `ids` stand for; `bad` is set to the position of the first id that is not in the vocabulary.
-    size_t decoded_size(const uint32_t* ids, size_t size, std::optional<size_t>& bad) const {
-        size_t bytes = 0;
-        for (size_t i = 0; i < size; ++i) {
-            if (ids[i] >= vocab_size()) {
-                bad = i;
-                return 0;
-            }
-            bytes += offsets_[ids[i] + 1] - offsets_[ids[i]];
-        }
-        return bytes;
-    }
-
-    // Writes the bytes of `ids` to `out`, which has kSlack bytes more than decoded_size says.
-    void decode(const uint32_t* ids, size_t size, uint8_t* out) const {
-        for (size_t i = 0; i < size; ++i) {
-            const size_t offset = offsets_[ids[i]], length = offsets_[ids[i] + 1] - offset;
-            // Most tokens are short: one copy of fixed size is faster than one of the exact size.
-            if (length <= kSlack) {
-                std::memcpy(out, blob_.data() + offset, kSlack);
-            } else {
-                std::memcpy(out, blob_.data() + offset, length);
-            }
-            out += length;
-        }
-    }
-
-    static constexpr size_t kSlack = 16;  // bytes
-
   private:
-    void set_texts(const std::vector<std::string>& texts) {
-        offsets_.reserve(texts.size() + 1);
-        for (const auto& text : texts) {
-            offsets_.push_back(blob_.size());
-            blob_ += text;
-        }
-        offsets_.push_back(blob_.size());
-        blob_.append(kSlack, '\0');
-    }
-
     bool build_interval_encoder(const std::vector<uint32_t>& left, const std::vector<uint32_t>& right,
                                 const std::vector<uint32_t>& result) {
         std::unordered_map<uint32_t, uint32_t> internal;
@@ -199,8 +170,6 @@ class Tokenizer {
     std::array<uint32_t, 256> byte_ids_;
     std::variant<IntervalEncoder<uint16_t>, IntervalEncoder<uint32_t>> fast_;
     std::optional<HeapEncoder> general_;
-    std::vector<size_t> offsets_;  // into blob_, by public id
-    std::string blob_;
 };
 
 }  // namespace byteloom
