@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from byteloom.cli.main import app
-from byteloom.cli.tokenizer import _Inference
+from byteloom.cli.tokenizer.encode import _Inference
 from byteloom.errors import FileError, InvalidInputError
 from byteloom.tokenize import BPE, Segmenter, byte_tokenizer
 from byteloom.tokenize.inference import INFERENCES

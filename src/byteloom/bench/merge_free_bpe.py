@@ -104,9 +104,9 @@ def _judge(
     """Train a model in merge order, and judge it on every inference."""
     from transformers import LlamaForCausalLM
 
-    from byteloom.bench.small_models import train_small_model
     from byteloom.evaluate.bits_per_byte import sample_blocks
     from byteloom.evaluate.segmentation import compare_inference
+    from byteloom.tasks.small_models import train_small_model
     from byteloom.train.trainer import quiet_transformers
 
     held_out = sample_blocks(test, plan.test)
