@@ -211,7 +211,7 @@ def test_info(files, trained):
 
 
 def test_compare(files, trained):
-    groups = report("compare", files, "-t", trained, "-t", trained / "270")
+    groups = report("compare", files, "-t", trained, "-t", trained / "270")["groups"]
     everything = groups[0]
     assert (everything["group"], everything["bytes"]) == ("all", len(TEXT) + len(BINARY))
     large, small = (everything["tokenizers"][str(path)] for path in (trained, trained / "270"))

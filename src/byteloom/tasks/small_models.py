@@ -23,7 +23,7 @@ from byteloom.tokenize import Tokenizer, byte_tokenizer
 from byteloom.train.plan import SIZES, Backbone, Plan, Wish, make_plan
 from byteloom.train.progress import Progress, silent
 from byteloom.train.shards import Shards, write_shards
-from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, train_model
+from byteloom.train.trainer import quiet_transformers, tokens_per_second, train_model
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -46,8 +46,8 @@ class SmallModel:
     """Floating-point, of the training."""
     seconds: float
     bits_per_byte: float
-    curve: tuple[tuple[float, float], ...] = ()
-    """(operations, bits per byte on held-out bytes) during the training."""
+    curve: tuple[tuple[float, float], ...]
+    """(operations, bits per byte) on held-out bytes, during the training and at its end."""
 
 
 def try_tokenizers(
@@ -177,6 +177,7 @@ def _train(
     )
     with quiet_transformers():
         model = LlamaForCausalLM.from_pretrained(trained.folder)
+    bits = bits_per_byte(model, tokenizer, held_out).bits_per_byte
     cost = plan.tokens_per_step * plan.backbone.flops_per_token(plan.vocab_size)  # of a step
     tokens = plan.steps * plan.tokens_per_step
     return SmallModel(
@@ -185,10 +186,9 @@ def _train(
         bytes=round(tokens * shards.bytes_per_token),
         operations=plan.steps * cost,
         seconds=trained.seconds,
-        bits_per_byte=bits_per_byte(model, tokenizer, held_out).bits_per_byte,
-        curve=_curve(trained, cost),
+        bits_per_byte=bits,
+        curve=(
+            *((point["step"] * cost, point["bits_per_byte"]) for point in trained.validation_curve),
+            (plan.steps * cost, bits),
+        ),
     )
-
-
-def _curve(trained: Trained, cost: int) -> tuple[tuple[float, float], ...]:
-    return tuple((point["step"] * cost, point["bits_per_byte"]) for point in trained.validation_curve)
