@@ -203,7 +203,9 @@ class CountModel(NativeModel):
                     raise ValueError("other types")
                 return cls(grams, counts, int(file["order"]))
         except (ValueError, KeyError, OSError, EOFError, TypeError, zipfile.BadZipFile) as error:
-            raise FileError(f"cannot load the model {path}: it is cut off or was not written by CountModel.save") from error
+            raise FileError(
+                f"cannot load the model {path}: it is cut off or was not written by CountModel.save"
+            ) from error
 
 
 def _checked_order(order: int) -> int:

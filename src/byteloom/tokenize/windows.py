@@ -37,7 +37,9 @@ class Span(NamedTuple):
     def part(self, table: npt.NDArray[np.uint32], byte: int) -> Span:
         """The share of those that go on with `byte`."""
         start, end = int(table[byte]), int(table[byte + 1])
-        return Span((self.low << _TABLE_BITS) + self.range * start, self.range * (end - start), self.depth + _TABLE_BITS)
+        return Span(
+            (self.low << _TABLE_BITS) + self.range * start, self.range * (end - start), self.depth + _TABLE_BITS
+        )
 
     def codeword(self, bits: int) -> int | None:
         """The lowest m with [m, m + 1) / 2^bits inside; None when no such cell fits."""
