@@ -1,10 +1,12 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/bpe.hpp"
+#include "bindings/coding.hpp"
 #include "bindings/segment.hpp"
 
 NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
     byteloom::bind_segment(module);
+    byteloom::bind_coding(module);
 }

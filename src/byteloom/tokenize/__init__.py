@@ -4,6 +4,7 @@
 """
 
 from byteloom.tokenize.bpe import BPE, byte_tokenizer, train_bpe
+from byteloom.tokenize.equal_info import EqualInfoTokenizer, train_equal_info
 from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
@@ -14,6 +15,7 @@ __all__ = [
     "BPE",
     "SPECIAL_TOKENS",
     "Codec",
+    "EqualInfoTokenizer",
     "Leakage",
     "Segmenter",
     "TokenSet",
@@ -26,4 +28,5 @@ __all__ = [
     "leakage",
     "load_tokenizer",
     "train_bpe",
+    "train_equal_info",
 ]
