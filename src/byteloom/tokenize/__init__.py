@@ -6,6 +6,8 @@
 from byteloom.tokenize.bpe import BPE, byte_tokenizer, train_bpe
 from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
+from byteloom.tokenize.marks import join, mark
+from byteloom.tokenize.subword import SubwordDictionary, train_subwords
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
 from byteloom.tokenize.tokenizer import Codec, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
@@ -16,6 +18,7 @@ __all__ = [
     "Codec",
     "Leakage",
     "Segmenter",
+    "SubwordDictionary",
     "TokenSet",
     "Tokenizer",
     "TokenizerTables",
@@ -23,7 +26,10 @@ __all__ = [
     "available_threads",
     "byte_tokenizer",
     "export_unordered",
+    "join",
     "leakage",
     "load_tokenizer",
+    "mark",
     "train_bpe",
+    "train_subwords",
 ]
