@@ -9,6 +9,7 @@ arXiv 2207.13331. Cost: one regular expression a word, about a microsecond.
 from __future__ import annotations
 
 import unicodedata
+from functools import cache
 from typing import Literal, get_args
 
 import regex
@@ -43,7 +44,11 @@ _PATTERNS = {
     "grapheme": r"\X",
     "codepoint": rf".{_JOINERS}*",
 }
-_COMPILED = {unit: regex.compile(pattern, regex.V1 | regex.DOTALL) for unit, pattern in _PATTERNS.items()}
+
+
+@cache
+def _compiled(unit: Unit) -> regex.Pattern[str]:
+    return regex.compile(_PATTERNS[unit], regex.V1 | regex.DOTALL)
 
 
 def normalise(word: str) -> str:
@@ -66,6 +71,6 @@ def atoms(word: str, unit: Unit = "akshara") -> list[str]:
     >>> atoms("தமிழ்நாடு", "grapheme")
     ['த', 'மி', 'ழ்', 'நா', 'டு']
     """
-    if unit not in _COMPILED:
+    if unit not in UNITS:
         raise InvalidInputError(f"unit must be one of {', '.join(UNITS)}; got {unit!r}")
-    return _COMPILED[unit].findall(normalise(word))
+    return _compiled(unit).findall(normalise(word))

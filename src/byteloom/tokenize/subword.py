@@ -4,7 +4,7 @@ Use them where words are too many to list, as in Tamil, Kannada and other langua
 dictionary, segment words, count n-grams of pieces, write a pronunciation lexicon. "extended_bpe" is the default;
 "bpe" is the baseline and gives a merge order; "morfessor" finds units nearest to morphemes, slowly.
 Source: Subword Dictionary Learning and Segmentation Techniques for Automatic Speech Recognition in Tamil and Kannada,
-Madhavaraj et al. 2022, arXiv 2207.13331. No code was published: "extended BPE" here is a reconstruction from the abstract.
+Madhavaraj et al. 2022, arXiv 2207.13331. No code was published: "extended BPE" is a reconstruction from the abstract.
 Cost: a pass over 100,000 words takes about 0.05 s; training takes tens of passes. Memory is linear in the words.
 """
 
@@ -13,17 +13,22 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate, chain
-from typing import Any, Literal, get_args
+from contextlib import contextmanager
+from itertools import accumulate, chain, pairwise
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from byteloom import _native
-from byteloom.errors import InvalidInputError
+from byteloom.errors import FileError, InvalidInputError, MissingExtraError
+from byteloom.files import StrPath, open_bytes, read_json, write_json
 from byteloom.tokenize.akshara import UNITS, Unit, atoms, normalise
 from byteloom.tokenize.bpe import available_threads
 from byteloom.tokenize.marks import check_symbol, check_text
+
+if TYPE_CHECKING:
+    import pynini
 
 Method = Literal["bpe", "extended_bpe", "morfessor"]
 Estimation = Literal["none", "ml", "viterbi"]
@@ -32,6 +37,9 @@ Unknown = Literal["atom", "error"]
 UNKNOWN_PENALTY = 10.0  # nats that an unknown atom costs more than the rarest unit; that of Hugging Face's Unigram
 BATCH = 100  # pairs joined between two segmentations of the corpus in extended BPE
 MAX_UNIT_ATOMS = 8  # of a unit of extended BPE
+MORFESSOR_ATTEMPTS = 12  # trainings at most, to find the weight of the corpus
+
+FORMAT = "byteloom-subwords-1"
 
 _UNKNOWN = np.iinfo(np.uint32).max  # what the native lattice gives for an atom that is no unit
 
@@ -40,9 +48,9 @@ class SubwordDictionary:
     """Units with log-probabilities; cuts words into them.
 
     units: distinct strings. logp: float64 [n], natural logarithms of their probabilities. unit: the atoms that are
-    never cut (see `akshara.atoms`). mark_symbol: what words must not hold, because `marks.mark` uses it. unknown: whether
-    an atom that is no unit becomes a piece of its own ("atom") or an error. merges: the pairs of units that were joined,
-    in order; with them, `segment` joins in that order, and else it takes the most probable path.
+    never cut (see `akshara.atoms`). mark_symbol: what words must not hold, because `marks.mark` uses it. unknown:
+    whether an atom that is no unit becomes a piece of its own ("atom") or an error. merges: the pairs of units that
+    were joined, in order; with them, `segment` joins in that order, and else it takes the most probable path.
 
     Words are normalised to NFC first: pieces make up the normalised word.
     Raises InvalidInputError for arguments that do not fit each other.
@@ -139,6 +147,69 @@ class SubwordDictionary:
         """Natural logarithm of the probability of a word: the sum over all its segmentations."""
         return float(self._lattice.log_likelihoods(_native_words([self._atoms(word)]))[0])
 
+    def to_fst(self) -> pynini.Fst:
+        """The units as a weighted transducer from atoms to units: the closure of (atoms of s : s / -ln p(s)).
+
+        Its symbol tables hold the atoms and the units. The composition of a word's acceptor with it is the lattice of
+        the word: its shortest path is `segment`, its shortest distance in the log semiring `log_likelihood`.
+        Raises MissingExtraError where `pynini` is not installed.
+        """
+        try:
+            import pynini
+        except ImportError:
+            raise MissingExtraError("pynini", "lexicon") from None
+        inputs, outputs = pynini.SymbolTable(), pynini.SymbolTable()
+        inputs.add_symbol("<eps>", 0)
+        outputs.add_symbol("<eps>", 0)
+        fst = pynini.Fst()
+        start = fst.add_state()
+        fst.set_start(start)
+        fst.set_final(start)
+        for text, logp in zip(self.units, self.logp.tolist(), strict=True):
+            *before, last = atoms(text, self.unit)
+            state, output, weight = start, outputs.add_symbol(text), -logp
+            for atom in before:
+                after = fst.add_state()
+                fst.add_arc(state, pynini.Arc(inputs.add_symbol(atom), output, weight, after))
+                state, output, weight = after, 0, 0.0
+            fst.add_arc(state, pynini.Arc(inputs.add_symbol(last), output, weight, start))
+        fst.set_input_symbols(inputs)
+        fst.set_output_symbols(outputs)
+        return fst
+
+    def save(self, path: StrPath) -> None:
+        """Write the dictionary as JSON, atomically."""
+        write_json(
+            path,
+            {
+                "format": FORMAT,
+                "unit": self.unit,
+                "mark_symbol": self.mark_symbol,
+                "unknown": self.unknown,
+                "units": dict(zip(self.units, self.logp.tolist(), strict=True)),
+                "merges": self.merges,
+            },
+        )
+
+    @classmethod
+    def load(cls, path: StrPath) -> SubwordDictionary:
+        """Read what `save` wrote. Raises FileError when it cannot be read or is something else or damaged."""
+        document = read_json(path)
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise FileError(f"{path} is no dictionary of subwords; make one with byteloom lexicon train")
+        try:
+            units, merges = document["units"], document["merges"]
+            return cls(
+                [*units],
+                [float(logp) for logp in units.values()],
+                unit=document["unit"],
+                mark_symbol=document["mark_symbol"],
+                unknown=document["unknown"],
+                merges=None if merges is None else [(str(left), str(right)) for left, right in merges],
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FileError(f"the dictionary of subwords {path} is damaged ({error}); train it again") from error
+
     def _atoms(self, word: str) -> list[str]:
         check_text(word, self.mark_symbol)
         parts = atoms(word, self.unit)
@@ -155,10 +226,8 @@ class SubwordDictionary:
         units = self.units
         if _UNKNOWN not in ids:
             texts = [units[i] for i in known]
-            return [texts[start:end] for start, end in zip(starts, starts[1:], strict=False)]
-        return [
-            self._texts(word, known[start:end]) for word, start, end in zip(words, starts, starts[1:], strict=False)
-        ]
+            return [texts[start:end] for start, end in pairwise(starts)]
+        return [self._texts(word, known[start:end]) for word, (start, end) in zip(words, pairwise(starts), strict=True)]
 
     def _texts(self, word: list[str], ids: list[int]) -> list[str]:
         """The pieces of a word; an unknown atom is the one that begins where the pieces before it end."""
@@ -180,6 +249,7 @@ def train_subwords(
     unit: Unit = "akshara",
     iterations: int = 6,
     min_count: float = 2,
+    mark_symbol: str = "+",
     seed: int = 0,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SubwordDictionary:
@@ -200,7 +270,8 @@ def train_subwords(
     - "ml": maximum likelihood, by expectation-maximisation over all segmentations.
     - "none": the counts that the method ends with; for "bpe", segmentation is in merge order.
 
-    min_count: a pair that occurs less often is not joined. seed: of Morfessor's order of words.
+    min_count: a pair that occurs less often is not joined. mark_symbol: what no word holds. seed: of the order in which
+    Morfessor takes words.
     progress: called with ("learning" | "estimating", done, in all).
     Raises InvalidInputError for no words, counts that are not positive, unusable words, and a `size` that leaves no
     room beside the atoms (of akshara, Tamil has about 1,800 and Kannada 2,700; of graphemes 230 and 650). Warns when
@@ -217,7 +288,8 @@ def train_subwords(
     if not min_count > 0:
         raise InvalidInputError(f"min_count must be above 0; got {min_count}")
     report = progress or (lambda what, done, total: None)
-    corpus = _Corpus(_counted(words), unit)
+    check_symbol(mark_symbol)
+    corpus = _Corpus(_counted(words, mark_symbol), unit)
     if size <= len(corpus.atoms):
         raise InvalidInputError(
             f"size {size} leaves no room for units: the words have {len(corpus.atoms)} different atoms; "
@@ -225,13 +297,12 @@ def train_subwords(
         )
     merges: list[tuple[str, str]] | None = None
     if method == "bpe":
-        units, merges, counts = _bpe(corpus, size, min_count)
+        units, merges, logp = _bpe(corpus, size, min_count)
         report("learning", 1, 1)
     elif method == "extended_bpe":
-        units, counts = _extended_bpe(corpus, size, min_count, report)
+        units, logp = _extended_bpe(corpus, size, min_count, report)
     else:
-        units, counts = _morfessor(corpus, size, seed, report)
-    logp = smoothed(counts)
+        units, logp = _morfessor(corpus, size, seed, report)
     if estimation != "none":
         merges = None
         for i in range(iterations):
@@ -243,7 +314,52 @@ def train_subwords(
             "more; give more words or a smaller min_count",
             stacklevel=2,
         )
-    return SubwordDictionary(units, logp, unit=unit, merges=merges)
+    return SubwordDictionary(units, logp, unit=unit, mark_symbol=mark_symbol, merges=merges)
+
+
+def read_word_counts(path: StrPath) -> dict[str, float]:
+    """Words and counts from a UTF-8 text file, in NFC.
+
+    One word a line, the most frequent first: counted by rank as `train_subwords` does. Or word, tab, count. Or
+    sentences: when any line holds several words, all words of the file are counted.
+    Raises FileError when it cannot be read, InvalidInputError naming the line that is no UTF-8 or has no usable count.
+
+    >>> read_word_counts("words.txt")  # doctest: +SKIP
+    {'மற்றும்': 3.0, 'என்று': 2.997...}
+    """
+    lines = []
+    for number, line in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
+        try:
+            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8").strip())
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"line {number} of {path} is not UTF-8 text ({error.reason})") from None
+    counted: dict[str, float] = {}
+    if any("\t" in line for line in lines):
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            word, _, count = line.partition("\t")
+            try:
+                value = float(count)
+            except ValueError:
+                value = math.nan
+            if not (0 < value < math.inf) or len(word.split()) != 1:
+                raise InvalidInputError(f"line {number} of {path} is not a word, a tab and a positive count: {line!r}")
+            counted[word] = counted.get(word, 0.0) + value
+    elif any(len(line.split()) > 1 for line in lines):
+        for word in chain.from_iterable(map(str.split, lines)):
+            counted[word] = counted.get(word, 0.0) + 1
+    else:
+        ranked = dict.fromkeys(filter(None, lines))
+        counted = {word: _count_of_rank(rank) for rank, word in enumerate(ranked)}
+    if not counted:
+        raise InvalidInputError(f"{path} holds no words")
+    return counted
+
+
+def _count_of_rank(rank: int) -> float:
+    """What stands for the count of a word of which only the rank, from 0, is known: nearly Zipf's law."""
+    return 3 / (1 + rank / 1000)
 
 
 def smoothed(counts: npt.NDArray[np.float64], add: float = 1.0) -> npt.NDArray[np.float64]:
@@ -263,8 +379,8 @@ def estimated(
 ) -> tuple[npt.NDArray[np.float64], float]:
     """One step of estimation: new log-probabilities, and the log-likelihood of the words under the old ones.
 
-    "viterbi": `smoothed` counts on the most probable paths, whose log-likelihood it is. "ml": the expected counts over all
-    paths; a step of expectation-maximisation, which never lowers the log-likelihood.
+    "viterbi": `smoothed` counts on the most probable paths, whose log-likelihood it is. "ml": the expected counts over
+    all paths; a step of expectation-maximisation, which never lowers the log-likelihood.
     """
     counts, objective = _lattice(units, logp).counts(words, weights, estimation == "ml")
     if estimation == "viterbi":
@@ -287,7 +403,7 @@ class _Corpus:
         )
 
 
-def _counted(words: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
+def _counted(words: Mapping[str, float] | Sequence[str], mark_symbol: str) -> dict[str, float]:
     """Counts of normalised words."""
     if isinstance(words, str):
         raise InvalidInputError("train_subwords takes a mapping or a sequence of words; got one str")
@@ -295,10 +411,10 @@ def _counted(words: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
     if isinstance(words, Mapping):
         pairs = words.items()
     else:
-        pairs = ((word, 3 / (1 + rank / 1000)) for rank, word in enumerate(words))
+        pairs = ((word, _count_of_rank(rank)) for rank, word in enumerate(words))
     counted: dict[str, float] = {}
     for word, count in pairs:
-        check_text(word, "+")
+        check_text(word, mark_symbol)
         if not (0 < count < math.inf):
             raise InvalidInputError(f"counts of words must be positive numbers; got {count} for {word!r}")
         normal = normalise(word)
@@ -311,8 +427,8 @@ def _counted(words: Mapping[str, float] | Sequence[str]) -> dict[str, float]:
 def _bpe(
     corpus: _Corpus, size: int, min_count: float
 ) -> tuple[list[str], list[tuple[str, str]], npt.NDArray[np.float64]]:
-    """Units, merges, and the counts of units when all words are joined in merge order."""
-    # Whole numbers compare exactly. The scale is a power of two, so that integer counts and their ties stay as they are.
+    """Units, merges, and log-probabilities from the counts when all words are joined in merge order."""
+    # Whole numbers compare exactly. The scale is a power of two, so that whole counts and their ties stay as they are.
     scale = 2.0 ** math.floor(math.log2(2.0**60 / float(corpus.atom_counts.sum())))
     weights = np.maximum(np.rint(corpus.weights * scale), 1).astype(np.int64)
     learned = _native.train_word_bpe(
@@ -332,13 +448,13 @@ def _bpe(
     merger = _native.MergeSegmenter(np.array(learned, np.uint32).reshape(-1, 3))
     ids, pieces = merger.segment(corpus.ids, corpus.word_atoms)
     counts = np.bincount(ids, weights=np.repeat(corpus.weights, pieces), minlength=len(units))
-    return units, merges, counts
+    return units, merges, smoothed(counts)
 
 
 def _extended_bpe(
     corpus: _Corpus, size: int, min_count: float, report: Callable[[str, int, int], None]
 ) -> tuple[list[str], npt.NDArray[np.float64]]:
-    """Units and their counts on the most probable paths."""
+    """Units and log-probabilities from their counts on the most probable paths."""
     n_atoms = len(corpus.atoms)
     units = list(corpus.atoms)
     n_atoms_of = dict.fromkeys(units, 1)  # of every unit there ever was: one that has gone does not come back
@@ -365,7 +481,70 @@ def _extended_bpe(
         units = [text for text, kept in zip(units, keep, strict=True) if kept]
         counts = counts[keep]
         report("learning", len(units), size)
-    return units, _lattice(units, smoothed(counts)).counts(corpus.words, corpus.weights, False)[0]
+    counts = _lattice(units, smoothed(counts)).counts(corpus.words, corpus.weights, False)[0]
+    return units, smoothed(counts)
+
+
+def _morfessor(
+    corpus: _Corpus, size: int, seed: int, report: Callable[[str, int, int], None]
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """Units and Morfessor's own log-probabilities; what they lack to a sum of one is that of the end of a word."""
+    try:
+        from morfessor import BaselineModel
+    except ImportError:
+        raise MissingExtraError("morfessor", "lexicon") from None
+    # Morfessor cuts strings between any two characters, so every atom becomes one character.
+    character = {atom: chr(0xF0000 + i) for i, atom in enumerate(corpus.atoms)}
+    atom_of = {spelling: atom for atom, spelling in character.items()}
+    spelled = ["".join(map(character.__getitem__, word)) for word in corpus.words_atoms]
+
+    def trained(alpha: float) -> tuple[Any, dict[str, int]]:
+        model = BaselineModel(corpusweight=alpha)
+        model.load_data([(1, word) for word in spelled])
+        with _morfessor_state(seed):
+            model.train_batch()
+        return model, dict(model.get_constructions())
+
+    low, high, alpha = 0.0, math.inf, 1.0
+    for attempt in range(MORFESSOR_ATTEMPTS):
+        model, counts = trained(alpha)
+        n_units = len(counts.keys() | atom_of.keys())
+        report("learning", attempt + 1, MORFESSOR_ATTEMPTS)
+        if abs(n_units - size) <= 0.05 * size:
+            break
+        # A heavier corpus is told in fewer and longer pieces, of which there are more kinds.
+        low, high = (alpha, high) if n_units < size else (low, alpha)
+        alpha = 2 * low if math.isinf(high) else high / 2 if low == 0 else math.sqrt(low * high)
+    else:
+        warnings.warn(
+            f"Morfessor found {n_units} units, not {size} within 5 %, with {MORFESSOR_ATTEMPTS} weights of the corpus; "
+            "choose another size or more words",
+            stacklevel=3,
+        )
+    tokens = math.log(model.tokens + len(spelled))
+    # Morfessor's cost of an atom that it did not keep: never better than units that it kept.
+    unused = max(map(len, spelled)) * tokens + 1
+    units = list(corpus.atoms)
+    units += sorted("".join(map(atom_of.__getitem__, text)) for text in counts if len(text) > 1)
+    count_of = {"".join(map(atom_of.__getitem__, text)): count for text, count in counts.items()}
+    return units, np.array([math.log(count_of[text]) - tokens if text in count_of else -unused for text in units])
+
+
+@contextmanager
+def _morfessor_state(seed: int) -> Iterator[None]:
+    """Morfessor draws from the global generator and prints dots; both are put back as they were."""
+    import random
+
+    from morfessor import utils
+
+    state, dots = random.getstate(), utils.show_progress_bar
+    random.seed(seed)
+    utils.show_progress_bar = False
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        utils.show_progress_bar = dots
 
 
 def _lattice(units: Sequence[str], logp: npt.NDArray[np.float64]) -> _native.Lattice:
