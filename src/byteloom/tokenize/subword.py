@@ -24,8 +24,8 @@ from byteloom import _native
 from byteloom.errors import FileError, InvalidInputError, MissingExtraError
 from byteloom.files import StrPath, open_bytes, read_json, write_json
 from byteloom.tokenize.akshara import UNITS, Unit, atoms, normalise
-from byteloom.tokenize.bpe import available_threads
 from byteloom.tokenize.marks import check_symbol, check_text
+from byteloom.tokenize.tokenizer import available_threads
 
 if TYPE_CHECKING:
     import pynini
@@ -327,10 +327,10 @@ def read_word_counts(path: StrPath) -> dict[str, float]:
     >>> read_word_counts("words.txt")  # doctest: +SKIP
     {'மற்றும்': 3.0, 'என்று': 2.997...}
     """
-    lines = []
-    for number, line in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
+    lines: list[str] = []
+    for number, encoded in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
         try:
-            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8").strip())
+            lines.append(encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip())
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"line {number} of {path} is not UTF-8 text ({error.reason})") from None
     counted: dict[str, float] = {}
@@ -362,7 +362,7 @@ def _count_of_rank(rank: int) -> float:
     return 3 / (1 + rank / 1000)
 
 
-def smoothed(counts: npt.NDArray[np.float64], add: float = 1.0) -> npt.NDArray[np.float64]:
+def smoothed(counts: npt.NDArray[Any], add: float = 1.0) -> npt.NDArray[np.float64]:
     """Log-probabilities of units with these counts, `add` added to each: float64 [n]."""
     with np.errstate(divide="ignore"):  # with add=0, a unit that is not used has probability 0
         return np.log((counts + add) / (counts.sum() + add * len(counts)))
