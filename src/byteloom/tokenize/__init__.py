@@ -8,6 +8,7 @@ from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
 from byteloom.tokenize.marks import join, mark
 from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword_tokenizer import SubwordTokenizer, train_subword_tokenizer
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
 from byteloom.tokenize.tokenizer import Codec, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
@@ -19,6 +20,7 @@ __all__ = [
     "Leakage",
     "Segmenter",
     "SubwordDictionary",
+    "SubwordTokenizer",
     "TokenSet",
     "Tokenizer",
     "TokenizerTables",
@@ -31,5 +33,6 @@ __all__ = [
     "load_tokenizer",
     "mark",
     "train_bpe",
+    "train_subword_tokenizer",
     "train_subwords",
 ]

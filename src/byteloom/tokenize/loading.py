@@ -8,10 +8,11 @@ from pathlib import Path
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.bpe import BPE, byte_tokenizer
+from byteloom.tokenize.subword_tokenizer import SubwordTokenizer
 from byteloom.tokenize.tokenizer import Tokenizer
 from byteloom.tokenize.tokenizer_json import TokenizerFile
 
-KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE}
+KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "Unigram": SubwordTokenizer}
 """The kind of tokenizer that each type of model in a tokenizer.json is."""
 
 
