@@ -57,13 +57,14 @@ inline std::vector<std::string> to_strings(const std::vector<nb::bytes>& texts) 
 }
 
 // A numpy array that owns the vector's memory.
-inline IdArray to_numpy(std::vector<uint32_t>&& ids) {
-    auto owned = std::make_unique<std::vector<uint32_t>>(std::move(ids));
-    uint32_t* data = owned->data();
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<1>> to_numpy(std::vector<T>&& values) {
+    auto owned = std::make_unique<std::vector<T>>(std::move(values));
+    T* data = owned->data();
     const size_t size = owned->size();
-    nb::capsule owner(owned.get(), [](void* vector) noexcept { delete static_cast<std::vector<uint32_t>*>(vector); });
+    nb::capsule owner(owned.get(), [](void* vector) noexcept { delete static_cast<std::vector<T>*>(vector); });
     owned.release();
-    return IdArray(data, {size}, owner);
+    return nb::ndarray<nb::numpy, T, nb::ndim<1>>(data, {size}, owner);
 }
 
 }  // namespace byteloom

@@ -3,10 +3,12 @@
 #include "bindings/bpe.hpp"
 #include "bindings/coding.hpp"
 #include "bindings/segment.hpp"
+#include "bindings/subword.hpp"
 
 NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
     byteloom::bind_segment(module);
     byteloom::bind_coding(module);
+    byteloom::bind_subword(module);
 }

@@ -9,6 +9,7 @@
 #include <limits>
 #include <queue>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 namespace byteloom {
@@ -27,6 +28,13 @@ class HeapEncoder {
 
     std::vector<uint32_t> encode(const uint8_t* text, size_t size) const {
         std::vector<uint32_t> token(size);
+        for (size_t i = 0; i < size; ++i) token[i] = byte_ids_[text[i]];
+        return merge(std::move(token));
+    }
+
+    // The tokens that are left of a text of tokens.
+    std::vector<uint32_t> merge(std::vector<uint32_t> token) const {
+        const size_t size = token.size();
         std::vector<size_t> previous(size), next(size);
         std::priority_queue<Candidate, std::vector<Candidate>, std::greater<>> heap;
         const auto offer = [&](size_t at) {
@@ -35,7 +43,6 @@ class HeapEncoder {
             if (rule != rules_.end()) heap.push({rule->second.rank, at, token[at], token[next[at]]});
         };
         for (size_t i = 0; i < size; ++i) {
-            token[i] = byte_ids_[text[i]];
             previous[i] = i - 1;  // the first has none: wraps to the largest value
             next[i] = i + 1;
         }

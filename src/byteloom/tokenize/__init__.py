@@ -7,6 +7,9 @@ from byteloom.tokenize.bpe import BPE, byte_tokenizer, train_bpe
 from byteloom.tokenize.equal_info import EqualInfoTokenizer, train_equal_info
 from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
+from byteloom.tokenize.marks import join, mark
+from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword_tokenizer import SubwordTokenizer, train_subword_tokenizer
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
 from byteloom.tokenize.tokenizer import Codec, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables
@@ -18,6 +21,8 @@ __all__ = [
     "EqualInfoTokenizer",
     "Leakage",
     "Segmenter",
+    "SubwordDictionary",
+    "SubwordTokenizer",
     "TokenSet",
     "Tokenizer",
     "TokenizerTables",
@@ -25,8 +30,12 @@ __all__ = [
     "available_threads",
     "byte_tokenizer",
     "export_unordered",
+    "join",
     "leakage",
     "load_tokenizer",
+    "mark",
     "train_bpe",
     "train_equal_info",
+    "train_subword_tokenizer",
+    "train_subwords",
 ]

@@ -9,10 +9,11 @@ from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.bpe import BPE, byte_tokenizer
 from byteloom.tokenize.equal_info import EqualInfoTokenizer
+from byteloom.tokenize.subword_tokenizer import SubwordTokenizer
 from byteloom.tokenize.tokenizer import Tokenizer
 from byteloom.tokenize.tokenizer_json import TokenizerFile
 
-KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "WordPiece": EqualInfoTokenizer}
+KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "Unigram": SubwordTokenizer, "WordPiece": EqualInfoTokenizer}
 """The kind of tokenizer that each type of model in a tokenizer.json is."""
 
 
