@@ -81,7 +81,12 @@ def test_train_says_when_the_files_do_not_support_the_size(files, tmp_path):
     [
         (["--vocab-size", "263"], "vocab_size 263 is too small"),
         (["--family", "4k"], "numbers with commas"),
-        (["--family", "270,99999"], "must lie from 263"),
+        (["--family", "270,99999"], "must not exceed"),
+        (["--family", "12"], "cannot cut a vocabulary"),
+        (["--boundary", "10"], "--boundary has no meaning for --method bpe"),
+        (["--method", "equal-info", "--chunk-size", "64"], "--chunk-size has no meaning for --method equal-info"),
+        (["--method", "equal-info", "--boundary", "newline"], "--boundary is one byte"),
+        (["--method", "subword", "--family", "300"], "--family has no meaning for --method subword"),
         (["--formats", "exe"], "unknown format: exe"),
         (["--formats", "elf"], "no document that fits the filters"),
         (["--chunk-size", "1"], "chunk_size must be at least 2"),
