@@ -34,7 +34,6 @@ using Reals = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::c
 using Weights = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using MergeArray = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
-
 void require_one_each(size_t have, size_t want, const char* what) {
     if (have == want) return;
     throw nb::value_error(
@@ -199,8 +198,7 @@ class MergeSegmenter {
 };
 
 std::shared_ptr<UnigramEncoder> make_unigram_encoder(const std::vector<nb::bytes>& texts, const Reals& scores,
-                                                     const std::array<uint32_t, 256>& byte_ids,
-                                                     double unknown_score) {
+                                                     const std::array<uint32_t, 256>& byte_ids, double unknown_score) {
     require_one_each(scores.size(), texts.size(), "scores of ids");
     const auto own = to_strings(texts);
     const nb::gil_scoped_release free;
@@ -225,7 +223,8 @@ void bind_subword(nb::module_& module) {
     nb::class_<Lattice>(module, "Lattice", "All ways to cut words into units that have costs.")
         .def(nb::new_(&make_lattice), "units"_a, "costs"_a, "unknown_cost"_a,
              "units: their bytes, no two equal. costs: float64 [n], -ln p. unknown_cost: of an atom that is no unit.")
-        .def("segment", &segment, "words"_a, "threads"_a, "The units of the cheapest path of each word, and how many it has.")
+        .def("segment", &segment, "words"_a, "threads"_a,
+             "The units of the cheapest path of each word, and how many it has.")
         .def("nbest", &nbest, "words"_a, "count"_a, "The cheapest paths of the first word: units and cost.")
         .def("counts", &counts, "words"_a, "weights"_a, "expected"_a,
              "float64 [n]: weighted counts of units on the cheapest paths, or expected over all; and the objective.")
@@ -246,7 +245,8 @@ void bind_subword(nb::module_& module) {
                 "texts: the bytes of each id that is a unit, empty for others. scores: float64 [n], ln p of each id.");
     def_encoder(encoder);
 
-    bind_stream<UnigramEncoder::Stream, UnigramEncoder>(module, "UnigramStream", "Encodes a text that comes in pieces.");
+    bind_stream<UnigramEncoder::Stream, UnigramEncoder>(module, "UnigramStream",
+                                                        "Encodes a text that comes in pieces.");
 }
 
 }  // namespace byteloom

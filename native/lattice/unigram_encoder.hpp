@@ -2,8 +2,8 @@
 //
 // A piece is a run of bytes that are not white space, with the one space that follows it, or one white-space byte. Each
 // is cut along the most probable path. The programs of Hugging Face's Unigram is followed to the order of its sums, so
-// that rounding and ties (the longest last unit) are the same. What no unit covers is given as bytes: a code point, or a
-// byte that belongs to none, costs `unknown_score`.
+// that rounding and ties (the longest last unit) are the same. What no unit covers is given as bytes: a code point, or
+// a byte that belongs to none, costs `unknown_score`.
 #pragma once
 
 #include <algorithm>
@@ -43,9 +43,9 @@ class UnigramEncoder {
 
   private:
     static constexpr uint32_t kUnknown = std::numeric_limits<uint32_t>::max();
-    static constexpr size_t kBlock = 64 << 10;     // bytes of a piece after which its decided part is given out
-    static constexpr size_t kLongestSeen = 64;     // bytes of a piece that is worth remembering
-    static constexpr size_t kMostSeen = 1 << 14;   // pieces
+    static constexpr size_t kBlock = 64 << 10;    // bytes of a piece after which its decided part is given out
+    static constexpr size_t kLongestSeen = 64;    // bytes of a piece that is worth remembering
+    static constexpr size_t kMostSeen = 1 << 14;  // pieces
 
     // The best path to a place: its last unit. Length 0 where no unit ends.
     struct Node {

@@ -364,7 +364,7 @@ def read_word_counts(path: StrPath) -> dict[str, float]:
     lines: list[str] = []
     for number, encoded in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
         try:
-            lines.append(encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip())
+            lines.append(normalise(encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip()))
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"line {number} of {path} is not UTF-8 text ({error.reason})") from None
     counted: dict[str, float] = {}
