@@ -35,7 +35,7 @@ HEAD_BYTES = 600  # what archive_kind wants to see
 MEMBER_LIMIT = 1 << 30  # bytes; a larger member is not unpacked into memory
 
 # What the readers of the standard library, zlib and zstandard raise on a damaged archive.
-ARCHIVE_ERRORS = (
+ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
     ValueError,
