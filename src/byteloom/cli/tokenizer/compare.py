@@ -29,9 +29,7 @@ def compare(
     paths: Paths,
     tokenizers: Annotated[
         list[str],
-        typer.Option(
-            "--tokenizer", "-t", help="A tokenizer of any kind; repeat it for each. Raw bytes come too."
-        ),
+        typer.Option("--tokenizer", "-t", help="A tokenizer of any kind; repeat it for each. Raw bytes come too."),
     ],
     formats: Formats = None,
     sample: Annotated[
