@@ -138,7 +138,7 @@ class DNATokenizer(BPE):
             for block in blocks:
                 found.append(self._foreign(block, start=start))
                 if self.strict:
-                    self._judge(found)
+                    self._judge(found[-1:])
                 start += memoryview(block).nbytes
                 yield block
 
@@ -240,10 +240,11 @@ def train_dna(
             f"vocab_size {vocab_size} is too small: {special} special tokens and {len(LETTERS)} letters leave room for "
             f"merges from {special + len(LETTERS) + 1}"
         )
+    foreign: list[int] = []  # how many letters, by document
     with warnings.catch_warnings():  # of a size that counts bytes; see below
         warnings.simplefilter("ignore")
         bpe = train_bpe(
-            _without_n(documents),
+            _without_n(documents, foreign),
             vocab_size=vocab_size + shift,
             min_frequency=min_frequency,
             max_token_length=None,
@@ -255,6 +256,8 @@ def train_dna(
     ours[[special + ord(letter) for letter in LETTERS]] = np.arange(special, special + len(LETTERS))
     dna = DNATokenizer(ours[bpe.merges])
     dna.training = bpe.training
+    if foreign:
+        warnings.warn(f"letters outside the nucleotide codes became N: {sum(foreign)}", stacklevel=2)
     if dna.vocab_size < vocab_size:
         warnings.warn(
             f"the documents support {dna.vocab_size} tokens, not {vocab_size}: no pair was left with {min_frequency} "
@@ -271,23 +274,20 @@ def is_dna(source: TokenizerFile) -> bool:
     return set("ACGT") <= letters <= set(LETTERS + READ_START)
 
 
-def _without_n(documents: Iterable[Buffer]) -> Iterator[bytes]:
-    """Folded pieces of documents without N. Raises InvalidInputError for what is no DNA; warns of single letters."""
-    count = 0
+def _without_n(documents: Iterable[Buffer], foreign: list[int]) -> Iterator[bytes]:
+    """Folded pieces of documents, without N. Raises InvalidInputError for what is no DNA."""
     for number, document in enumerate(documents):
         letters = memoryview(document).tobytes()
-        if foreign := letters.translate(None, _CODES):
-            share = len(foreign) / len(letters)
+        if odd := letters.translate(None, _CODES):
+            share = len(odd) / len(letters)
             if share > _FOREIGN_SHARE:
-                protein = len(foreign) - len(foreign.translate(None, _PROTEIN)) > len(foreign) / 2
+                protein = len(odd.translate(None, _PROTEIN)) < len(odd) / 2
                 raise InvalidInputError(
                     f"document {number} looks like {'protein' if protein else 'something else'}, not nucleotides: "
                     f"{share:.0%} of its letters are no nucleotide codes; give DNA, for example in FASTA files"
                 )
-            count += len(foreign)
+            foreign.append(len(odd))
         yield from filter(None, re.split(b"N+", letters.translate(_FOLD)))
-    if count:
-        warnings.warn(f"letters that are no nucleotide codes became N: {count}", stacklevel=2)
 
 
 def _tables(
