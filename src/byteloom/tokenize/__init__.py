@@ -4,6 +4,7 @@
 """
 
 from byteloom.tokenize.bpe import BPE, byte_tokenizer, train_bpe
+from byteloom.tokenize.dna import DNATokenizer, train_dna
 from byteloom.tokenize.equal_info import EqualInfoTokenizer, train_equal_info
 from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
@@ -18,6 +19,7 @@ __all__ = [
     "BPE",
     "SPECIAL_TOKENS",
     "Codec",
+    "DNATokenizer",
     "EqualInfoTokenizer",
     "Leakage",
     "Segmenter",
@@ -35,6 +37,7 @@ __all__ = [
     "load_tokenizer",
     "mark",
     "train_bpe",
+    "train_dna",
     "train_equal_info",
     "train_subword_tokenizer",
     "train_subwords",
