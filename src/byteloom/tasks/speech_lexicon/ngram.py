@@ -223,7 +223,7 @@ def _count(
     predicted = text != 0
     base = 1 / (size - 1)
     count = np.bincount(text[predicted], weight[predicted], size)
-    distinct = np.count_nonzero(count)
+    distinct = np.minimum(count, 1).sum()
     below = (count + distinct * base) / (count.sum() + distinct)
     below[0] = 0
     with np.errstate(divide="ignore"):
@@ -246,7 +246,7 @@ def _count(
         entries, place = np.unique(state[at] * size + text[at], return_inverse=True)
         count = np.bincount(place, weight[at])
         owner = entries // size - first
-        total, distinct = np.bincount(owner, count), np.bincount(owner)
+        total, distinct = np.bincount(owner, count), np.bincount(owner, np.minimum(count, 1))
         shorter = chances[np.searchsorted(keys, lower[owner] * size + entries % size)]
         keys, chances = entries, (count + distinct[owner] * shorter) / (total + distinct)[owner]
         levels.append((keys, np.log(chances)))
