@@ -12,18 +12,14 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import md5
-from typing import TYPE_CHECKING
 
 from byteloom.errors import InvalidInputError
 from byteloom.tasks.speech_lexicon.decoder import Decoder, Network
 from byteloom.tasks.speech_lexicon.error_rate import WER, word_error_rate
-from byteloom.tasks.speech_lexicon.lexicon import Lexicon
+from byteloom.tasks.speech_lexicon.lexicon import Lexicon, Style
 from byteloom.tasks.speech_lexicon.ngram import NGram
 from byteloom.tokenize.akshara import normalise
 from byteloom.tokenize.marks import join, mark
-
-if TYPE_CHECKING:
-    from byteloom.tokenize.subword import SubwordDictionary
 
 Segment = Callable[[Sequence[str]], list[list[str]]]  # the pieces of each word
 
@@ -47,7 +43,8 @@ class Recogniser:
 
     sentences: what the language model counts. segment: the pieces of each of some words, such as the method
     `segment_corpus` of a dictionary, or `whole_words`. word_list: words with weights, which count alone and in
-    their inside. order: of the n-grams. The lexicon has the marked pieces that occur in these words, spelled.
+    their inside. order: of the n-grams. style: of the marks; with "both", the decoder knows which units may begin a
+    word. The lexicon has the marked pieces that occur in these words, spelled.
     Raises InvalidInputError when there are neither sentences nor words, or a word holds the mark.
     """
 
@@ -60,23 +57,26 @@ class Recogniser:
         order: int = 2,
         beam: int = 30,
         lm_weight: float = 1.0,
+        style: Style = "both",
+        symbol: str = "+",
     ) -> None:
         texts = [normalise(sentence).split() for sentence in sentences]
         listed = {normalise(word): weight for word, weight in (word_list or {}).items()}
         words = list(dict.fromkeys([*(word for text in texts for word in text), *listed]))
-        self._segment = segment
-        tokens = {word: mark(pieces) for word, pieces in zip(words, segment(words), strict=True)}
+        self._segment, self._style, self._symbol = segment, style, symbol
+        tokens = {word: mark(pieces, style, symbol) for word, pieces in zip(words, segment(words), strict=True)}
         self.lm = NGram.train(
             ([token for word in text for token in tokens[word]] for text in texts),
             order,
             fragments=((tokens[word], weight) for word, weight in listed.items()),
         )
-        self.lexicon = Lexicon((token, list(token.removesuffix("+"))) for token in self.lm.units)
+        spelled = ((token, list(token.removeprefix(symbol).removesuffix(symbol))) for token in self.lm.units)
+        self.lexicon = Lexicon(spelled, style, symbol)
         self._decoder = Decoder(self.lexicon, self.lm, beam=beam, lm_weight=lm_weight)
 
     def recognise(self, network: Network) -> str:
         """The best sentence for what was heard; empty where no sequence of units fits."""
-        return join(self._decoder.decode(network))
+        return join(self._decoder.decode(network), self._style, self._symbol)
 
     def evaluate(
         self, networks: Sequence[Network], sentences: Sequence[str], known: Collection[str], *,
@@ -126,12 +126,7 @@ def hold_out(lines: Iterable[str], *, one_in: int = 10, at_most: int = 200) -> t
     return rest, held[:at_most]
 
 
-def rank_weights(words: Iterable[str]) -> dict[str, float]:
-    """Weights of the words of a list that has no counts, the most frequent first: 3 / (1 + rank / 1000)."""
-    return {word: 3 / (1 + rank / 1000) for rank, word in enumerate(dict.fromkeys(words))}
-
-
 def count_words(sentences: Iterable[str], word_list: Mapping[str, float]) -> dict[str, float]:
     """What a dictionary is trained on: the words of sentences with their counts, and the list's weights on top."""
     counts: Counter[str] = Counter(word for sentence in sentences for word in sentence.split())
-    return {word: counts[word] + word_list.get(word, 0.0) for word in [*counts, *word_list]}
+    return {word: counts[word] + word_list.get(word, 0.0) for word in dict.fromkeys([*counts, *word_list])}
