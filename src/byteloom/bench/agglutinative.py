@@ -62,7 +62,7 @@ def invented_texts(sentences: int, words: int, seed: int = 0) -> Texts:
         lemmas = generator.choice(stems, count, p=chance)
         return [(str(lemma), str(lemma) + "".join(map(generator.choice, suffixes))) for lemma in lemmas]
 
-    lines = [" ".join(form for _, form in forms(generator.integers(3, 7))) for _ in range(sentences)]
+    lines = [" ".join(form for _, form in forms(int(generator.integers(3, 7)))) for _ in range(sentences)]
     listed = list(dict.fromkeys(form for _, form in forms(words)))
     return Texts("an invented language", lines, listed, "the invented language", listed, forms(500))
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -230,9 +231,7 @@ def _isolated(texts: Texts, plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
     train, test = hold_out(texts.isolated[: plan.words], one_in=20, at_most=plan.isolated)
     weights = _ranked(train)
     acoustics, generator = SimulatedAcoustics(train, separation=SEPARATIONS[0]), np.random.default_rng(0)
-    networks: dict[float, list[Network]] = {
-        SEPARATIONS[0]: [acoustics.network(word, generator) for word in test]
-    }
+    networks: dict[float, list[Network]] = {SEPARATIONS[0]: [acoustics.network(word, generator) for word in test]}
     task = _Task([], test, weights, networks, set(train), weights)
     middle = plan.sizes[1]
     systems: dict[str, Segment] = {
@@ -282,7 +281,7 @@ def boundary_hits(segment: Segment, forms: Sequence[tuple[str, str]], unit: Unit
     count = 0
     for (lemma, form), pieces in zip(forms, segment([form for _, form in forms]), strict=True):
         ends = np.cumsum([len(atom) for atom in atoms(form, unit)])[:-1]
-        shared = next((i for i, (a, b) in enumerate(zip(lemma, form, strict=False)) if a != b), min(len(lemma), len(form)))
+        shared = len(list(takewhile(lambda pair: pair[0] == pair[1], zip(lemma, form, strict=False))))
         if not 0 < shared < len(form):
             continue
         count += 1
@@ -340,8 +339,8 @@ def _sentencepiece(words: dict[str, float], model: str, size: int) -> Segment:
 
     with tempfile.TemporaryDirectory(prefix="byteloom-bench-") as name:
         table = Path(name, "words.tsv")
-        scale = 1000  # counts of this peer are whole numbers
-        table.write_text("".join(f"{word}\t{max(1, round(scale * count))}\n" for word, count in words.items()), "utf-8")
+        # Its counts are whole numbers. Larger ones, in proportion, make it keep all its seeds and take minutes.
+        table.write_text("".join(f"{word}\t{max(1, round(count))}\n" for word, count in words.items()), "utf-8")
         SentencePieceTrainer.train(
             input=str(table), input_format="tsv", model_prefix=str(Path(name, "model")), model_type=model,
             vocab_size=size, hard_vocab_limit=False, character_coverage=1.0, add_dummy_prefix=False, num_threads=1,

@@ -106,9 +106,7 @@ class Decoder:
                 found[end] = np.array(matched, np.int64), np.array(scores)
         return found
 
-    def _finish(
-        self, score: Floats, state: Ints, inside: Ints, units: Ints, backs: Ints, first: int
-    ) -> list[str]:
+    def _finish(self, score: Floats, state: Ints, inside: Ints, units: Ints, backs: Ints, first: int) -> list[str]:
         total = score + self._weight * self._lm.score(state, np.array([self._lm.token_id(END)]))[0][:, 0]
         total[~np.isin(inside, self._lexicon.last)] = -np.inf
         best = int(np.argmax(total))

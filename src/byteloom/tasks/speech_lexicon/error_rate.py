@@ -37,9 +37,7 @@ class WER:
         return self.unseen_wrong / self.unseen if self.unseen else None
 
 
-def word_error_rate(
-    hypotheses: Sequence[str], references: Sequence[str], known: Collection[str] | None = None
-) -> WER:
+def word_error_rate(hypotheses: Sequence[str], references: Sequence[str], known: Collection[str] | None = None) -> WER:
     """Compare sentences word by word. `known` are the words of the training data; without them none is unseen.
 
     Raises InvalidInputError when the two have different lengths, are single strings, or the references no word.

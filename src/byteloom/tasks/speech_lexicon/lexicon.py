@@ -123,14 +123,15 @@ class Lexicon:
                 node.units.append(ids[unit])
         goes_on = [unit.endswith(symbol) for unit in self.units]
         continues = [unit.startswith(symbol) for unit in self.units]
-        everywhere = [True] * len(self.units)
+        self.allowed: tuple[list[bool], list[bool]] = ([not c for c in continues], [True] * len(self.units))
+        self.leads = [1] * len(self.units)
+        self.last: tuple[int, ...] = (0, 1)
+        if style != "prefix":
+            self.leads, self.last = [int(goes) for goes in goes_on], (0,)
         if style == "suffix":
-            self.allowed, self.leads, self.last = (everywhere, everywhere), [int(g) for g in goes_on], (0,)
-        elif style == "prefix":
-            self.allowed = ([not c for c in continues], everywhere)
-            self.leads, self.last = [1] * len(self.units), (0, 1)
-        else:
-            self.allowed, self.leads, self.last = ([not c for c in continues], continues), list(map(int, goes_on)), (0,)
+            self.allowed = (self.allowed[1], self.allowed[1])
+        elif style == "both":
+            self.allowed = (self.allowed[0], continues)
 
 
 class Node:
@@ -162,6 +163,4 @@ def _usual(counts: Counter[tuple[str, ...]]) -> tuple[str, ...]:
 
 def _alone(units: Sequence[str], espeak: Espeak) -> Mapping[str, list[str]]:
     """Units as if they were words. What eSpeak leaves silent is spelled, for an entry needs phones."""
-    return {
-        unit: phones or grapheme_phones(unit) for unit, phones in zip(units, espeak.phones(units), strict=True)
-    }
+    return {unit: phones or grapheme_phones(unit) for unit, phones in zip(units, espeak.phones(units), strict=True)}

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -237,7 +236,7 @@ def _count(
             break
         pairs, local = np.unique(state[at - 1] * size + text[at - 1], return_inverse=True)
         first = len(contexts)
-        contexts += [(*contexts[left], token) for left, token in zip(*map(np.ndarray.tolist, np.divmod(pairs, size)))]
+        contexts += [(*contexts[pair // size], pair % size) for pair in pairs.tolist()]
         lower = np.empty(len(pairs), np.int64)
         lower[local] = state[at]
         state = np.full(len(text), -1, np.int64)

@@ -20,13 +20,11 @@ from byteloom.errors import InvalidInputError, MissingExtraError
 # A phone of the Tamil rules for each letter; stops have a voiceless and a voiced one.
 _TAMIL_STOPS = {"க": ("k", "g"), "ச": ("tʃ", "s"), "ட": ("ʈ", "ɖ"), "த": ("t̪", "d̪"), "ப": ("p", "b")}
 _TAMIL_NASALS = "ஙஞணநமன"
-_TAMIL_LETTERS = dict(
-    zip(
-        "அ ஆ இ ஈ உ ஊ எ ஏ ஐ ஒ ஓ ஔ ங ஞ ண ந ம ன ய ர ல வ ழ ள ற ஜ ஷ ஸ ஹ ஶ ஃ".split(),
-        "a aː i iː u uː e eː ai o oː au ŋ ɲ ɳ n̪ m n j ɾ l ʋ ɻ ɭ r dʒ ʂ s h ʃ x".split(),
-        strict=True,
-    )
-)
+_TAMIL_LETTERS = {
+    "அ": "a", "ஆ": "aː", "இ": "i", "ஈ": "iː", "உ": "u", "ஊ": "uː", "எ": "e", "ஏ": "eː", "ஐ": "ai", "ஒ": "o", "ஓ": "oː",
+    "ஔ": "au", "ங": "ŋ", "ஞ": "ɲ", "ண": "ɳ", "ந": "n̪", "ம": "m", "ன": "n", "ய": "j", "ர": "ɾ", "ல": "l", "வ": "ʋ",
+    "ழ": "ɻ", "ள": "ɭ", "ற": "r", "ஜ": "dʒ", "ஷ": "ʂ", "ஸ": "s", "ஹ": "h", "ஶ": "ʃ", "ஃ": "x",
+}  # fmt: skip
 _TAMIL_VOWELS = frozenset("அஆஇஈஉஊஎஏஐஒஓஔ")
 
 _ESPEAK_LANGUAGES = {
