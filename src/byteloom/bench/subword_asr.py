@@ -51,6 +51,7 @@ CARD = Card(
     "simulated acoustics; on unseen words alone; speed of training and decoding beside SentencePiece",
 )
 
+OTHER_MARKS: tuple[Style, ...] = ("suffix", "prefix")
 SEPARATIONS = (2.0, 3.0)  # of the simulated acoustics: the true character is heard best in 87 % and 97 % of places
 WORDS, LISTED, LETTERS = "words of the sentences", "words of the sentences and the list", "code points"
 
@@ -62,6 +63,7 @@ class _Plan:
     sentences: int | None  # how many of all; None for all
     words: int | None  # of the lists
     test: int  # sentences
+    paired: int  # sentences on which a dictionary is compared with itself after re-estimation, which differ less
     sizes: tuple[int, int, int]  # of dictionaries of code points
     akshara: tuple[int, ...]  # of dictionaries of aksharas
     morfessor: tuple[int, int]  # words that it learns from, and the size
@@ -69,8 +71,8 @@ class _Plan:
 
 
 _PLANS: dict[Scale, _Plan] = {
-    "smoke": _Plan(600, 1_000, 20, (80, 150, 300), (), (300, 120), 30),
-    "cpu": _Plan(None, None, 200, (500, 2_000, 5_000), (3_000, 5_000), (5_000, 1_500), 1_000),
+    "smoke": _Plan(600, 1_000, 20, 40, (80, 150, 300), (), (300, 120), 30),
+    "cpu": _Plan(None, None, 200, 1_000, (500, 2_000, 5_000), (3_000, 5_000), (5_000, 1_500), 1_000),
 }
 
 
@@ -103,7 +105,7 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     began = time.perf_counter()
     real = indic_texts(data) if data is not None else None
     texts = real or invented_texts(plan.sentences or 5_000, plan.words or 20_000)
-    task = _task(texts, plan)
+    task = _task(texts, plan, plan.test)
     notes = [
         f"Simulated acoustics on {texts.name} text, no speech: {len(task.test)} held-out sentences; the true character "
         "and two of its class are heard, without spaces. Differences of one or two points are within the noise.",
@@ -121,6 +123,9 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more_numbers, more_rows = _isolated(texts, plan)
     numbers |= more_numbers
     rows += more_rows
+    more_numbers, more_rows = _estimation(_task(texts, plan, plan.paired), plan)
+    numbers |= more_numbers
+    rows += more_rows
     rows += _boundaries(texts, plan)
     more_numbers, more_rows = _speed(task, plan)
     numbers |= more_numbers
@@ -131,8 +136,8 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     return Result(CARD.method, scale, numbers, rows, machine, time.perf_counter() - began, notes)
 
 
-def _task(texts: Texts, plan: _Plan) -> _Task:
-    train, test = hold_out(texts.sentences[: plan.sentences], at_most=plan.test)
+def _task(texts: Texts, plan: _Plan, at_most: int) -> _Task:
+    train, test = hold_out(texts.sentences[: plan.sentences], at_most=at_most)
     word_list = _ranked(texts.words[: plan.words])
     networks: dict[float, list[Network]] = {}
     for separation in SEPARATIONS:
@@ -181,18 +186,13 @@ def _sentences(task: _Task, plan: _Plan, notes: list[str], report: Progress) -> 
         report("subword-asr: systems", done, len(systems))
         found[name] = task.judge(build())
     report("subword-asr: systems", len(systems), len(systems))
-    styles: dict[str, dict[float, Outcome]] = {}
     middle_bpe = learn("bpe", "none", middle)
-    again = learn("bpe", "viterbi", middle)
-    for style in ("suffix", "prefix"):
-        styles[f"BPE {middle:,}, marks: {style}"] = task.judge(middle_bpe, style=style)
-        styles[f"BPE {middle:,}, re-estimated (Viterbi), marks: {style}"] = task.judge(again, style=style)
+    marks = {f"BPE {middle:,}, marks: {style}": task.judge(middle_bpe, style=style) for style in OTHER_MARKS}
 
     subwords = [name for name in found if name not in (WORDS, LISTED, LETTERS)]
     listed, low = found[LISTED], SEPARATIONS[0]
     best = min(subwords, key=lambda name: found[name][low].wer.rate)
     worst = max(subwords, key=lambda name: found[name][low].wer.rate)
-    plain, estimated = found[f"BPE {middle:,}"], found[f"BPE {middle:,}, re-estimated (Viterbi)"]
     numbers: dict[str, Figure] = {}
     for separation in SEPARATIONS:
         at = f" at separation {separation:g}"
@@ -203,16 +203,13 @@ def _sentences(task: _Task, plan: _Plan, notes: list[str], report: Progress) -> 
         numbers["word error rate of words and list less that of the best subword system" + at] = Figure(
             100 * (listed[separation].wer.rate - min(rates)), "points"
         )
-        numbers[f"word error rate of BPE {middle:,} less that after Viterbi re-estimation" + at] = Figure(
-            100 * (plain[separation].wer.rate - estimated[separation].wer.rate), "points", at_least=1
-        )
     for which, name in (("best", best), ("worst", worst)):
         unseen = found[name][low].wer.unseen_rate
         if unseen is not None:
             numbers[f"errors on unseen words of the {which} subword system"] = Figure(unseen, "", at_most=0.75)
     speed = min(found[name][separation].utterances_per_second for name in subwords for separation in SEPARATIONS)
     numbers["decoding, the slowest subword system"] = Figure(speed, "utterances/s", at_least=50)
-    return numbers, [_row(name, outcomes) for name, outcomes in (found | styles).items()]
+    return numbers, [_row(name, outcomes) for name, outcomes in (found | marks).items()]
 
 
 def _row(name: str, outcomes: Mapping[float, Outcome], table: str = "Sentences") -> Row:
@@ -224,6 +221,32 @@ def _row(name: str, outcomes: Mapping[float, Outcome], table: str = "Sentences")
     row["utterances without result"] = first.failed
     row["utterances/s"] = first.utterances_per_second
     return row
+
+
+def _estimation(task: _Task, plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
+    """What re-estimation changes about BPE, on more sentences."""
+    size = plan.sizes[1]
+    kinds = {"none": "in merge order", "viterbi": "re-estimated (Viterbi)", "ml": "re-estimated (maximum likelihood)"}
+    found: dict[str, dict[float, Outcome]] = {}
+    likelihood: dict[str, float] = {}
+    frequent = sorted(task.counts, key=lambda word: (-task.counts[word], word))[:2_000]
+    weights = np.array([task.counts[word] for word in frequent])
+    for kind in kinds:
+        dictionary = _trained(task.counts, "bpe", kind, size)
+        found[kind] = task.judge(partial(dictionary.segment_corpus, threads=1))
+        likelihood[kind] = float(np.average([dictionary.log_likelihood(word) for word in frequent], weights=weights))
+    numbers = {
+        f"word error rate of BPE {size:,} less that after Viterbi re-estimation at separation {separation:g}": Figure(
+            100 * (found["none"][separation].wer.rate - found["viterbi"][separation].wer.rate), "points", at_least=1
+        )
+        for separation in SEPARATIONS
+    }
+    table = f"BPE {size:,} and its re-estimation on {len(task.test)} sentences"
+    rows = [
+        _row(name, found[kind], table) | {"log-likelihood of a frequent word": likelihood[kind]}
+        for kind, name in kinds.items()
+    ]
+    return numbers, rows
 
 
 def _isolated(texts: Texts, plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
