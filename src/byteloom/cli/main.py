@@ -16,6 +16,7 @@ from byteloom.cli.corpus import corpus_app
 from byteloom.cli.demo import demo
 from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
+from byteloom.cli.lexicon import lexicon_app
 from byteloom.cli.methods import methods
 from byteloom.cli.report import report
 from byteloom.cli.tokenizer import tokenizer_app
@@ -50,6 +51,7 @@ def _options(
 
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
+app.add_typer(lexicon_app, name="lexicon")
 app.command(name="bench")(bench)
 app.command(name="demo")(demo)
 app.command(name="fit")(fit)
