@@ -57,13 +57,13 @@ def compare_inference(
     defaults, drawn by `seed`; context, stride and batch are those of `bits_per_byte`. `progress` is told how many
     inferences are done. Raises InvalidInputError as these do.
     """
-    expected = _cuts(tokenizer, _segmented(tokenizer, "merge", seed), documents)
+    expected = _cuts(_segmented(tokenizer, "merge", seed), documents)
     boundaries = sum(len(cuts.tokens) for cuts in expected)
     found = []
     for inference in inferences:
         encoder = _segmented(tokenizer, inference, seed)
         judgement = bits_per_byte(model, encoder, documents, context=context, stride=stride, batch=batch)
-        pairs = list(zip(_cuts(tokenizer, encoder, documents), expected, strict=True))
+        pairs = list(zip(_cuts(encoder, documents), expected, strict=True))
         common = sum(len(np.intersect1d(cuts.tokens, merge.tokens, assume_unique=True)) for cuts, merge in pairs)
         accuracy = choice_accuracy(model, encoder, questions, batch=batch) if questions else None
         found.append(Segmentation(inference, judgement, common / boundaries, _same_words(pairs), accuracy))
@@ -79,15 +79,12 @@ def _segmented(tokenizer: BPE | PreTrainedTokenizerBase, inference: Inference, s
     return TextTokenizer(swap_inference(tokenizer, inference, seed=seed))
 
 
-def _cuts(
-    tokenizer: BPE | PreTrainedTokenizerBase, encoder: Segmenter | TextTokenizer, documents: Sequence[Any]
-) -> list[Cuts]:
-    """Where the tokens that `encoder` makes of them end: in bytes, or in characters with a text tokenizer."""
-    if isinstance(tokenizer, BPE):
-        lengths = tokenizer.token_lengths
-        return [Cuts(np.cumsum(lengths[ids], dtype=np.int64), None) for ids in encoder.encode_batch(documents)]
-    assert isinstance(encoder, TextTokenizer)
-    return encoder.cuts(documents)
+def _cuts(encoder: Segmenter | TextTokenizer, documents: Sequence[Any]) -> list[Cuts]:
+    """Where tokens and pre-tokens end: in bytes, or in characters of a text tokenizer."""
+    if isinstance(encoder, TextTokenizer):
+        return encoder.cuts(documents)
+    lengths = encoder.token_lengths
+    return [Cuts(np.cumsum(lengths[ids], dtype=np.int64), None) for ids in encoder.encode_batch(documents)]
 
 
 def _same_words(pairs: Sequence[tuple[Cuts, Cuts]]) -> float | None:
