@@ -75,11 +75,11 @@ class TextTokenizer:
 
 def whole_characters(block: bytes) -> bytes:
     """`block` without the pieces of characters that were cut through at its ends; binary data may lose 3 bytes each."""
-    start = next((at for at, byte in enumerate(block[:4]) if not _continues(byte)), 0)
+    start = next((at for at, byte in enumerate(block[:3]) if not _continues(byte)), min(3, len(block)))
     last = range(len(block) - 1, max(start, len(block) - 4) - 1, -1)
     lead = next((at for at in last if not _continues(block[at])), start)
     # The first byte of a character tells how many it has: one below 0xC0, then two, three from 0xE0, four from 0xF0.
-    whole = sum(block[lead] >= least for least in (0, 0xC0, 0xE0, 0xF0)) if block else 0
+    whole = sum(byte >= least for byte in block[lead : lead + 1] for least in (0, 0xC0, 0xE0, 0xF0))
     return block[start:] if lead + whole <= len(block) else block[start:lead]
 
 

@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize import BPE, Tokenizer
-from byteloom.tokenize.loading import load_bpe
 from byteloom.tokenize.hf import ByteTokenizer
+from byteloom.tokenize.loading import load_bpe
 from byteloom.train.trainer import quiet_transformers
 
 
