@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from tests.evaluate.text_models import TEXTS, text_model, text_tokenizer
 from transformers import LlamaForCausalLM
 from typer.testing import CliRunner
 
@@ -12,7 +13,6 @@ from byteloom.evaluate.bits_per_byte import bits_per_byte
 from byteloom.tokenize import Segmenter, train_bpe
 from byteloom.tokenize.inference import INFERENCES
 from byteloom.train.plan import Backbone
-from tests.evaluate.text_models import TEXTS, text_model, text_tokenizer
 
 DATA = "".join(f"{text}{number}\n" for number in range(30) for text in TEXTS).encode()
 
@@ -95,7 +95,7 @@ def test_the_tokenizer_may_lie_elsewhere(folder, file, tokenizer, tmp_path):
 
 
 def test_bad_input(folder, text_folder, file, tmp_path, tokenizer):
-    with pytest.raises(InvalidInputError, match="--inference takes merge, greedy, .* got 'fast'"):
+    with pytest.raises(InvalidInputError, match=r"--inference takes merge, greedy, .* got 'fast'"):
         run(folder, file, "--inference", "greedy,fast")
     with pytest.raises(InvalidInputError, match="--sample must be above 0"):
         run(folder, file, "--sample", 0)

@@ -76,7 +76,7 @@ def slow_same_words(tokenizer, swapped, documents) -> float:
 
 def test_text_tokenizers_that_cannot_be_judged():
     model = text_model()
-    with pytest.raises(InvalidInputError, match="not UTF-8 .*at byte 1"):
+    with pytest.raises(InvalidInputError, match=r"not UTF-8 .*at byte 1"):
         compare_inference(model, text_tokenizer(), [b"a\xff"], ["merge"])
     with pytest.raises(InvalidInputError, match="set its bos_token"):
         compare_inference(model, text_tokenizer(pad_token="<|endoftext|>"), [b"a"], ["merge"])

@@ -8,7 +8,11 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from byteloom.train.plan import Backbone
 
-TEXTS = ["the cat sat on the mat; the rat ate the bat. ", "le chat était là, über 12 naïve cafés; ", "def cat(mat):\n  "]
+TEXTS = [
+    "the cat sat on the mat; the rat ate the bat. ",
+    "le chat était là, über 12 naïve cafés; ",
+    "def cat(mat):\n  ",
+]
 
 
 def text_tokenizer(**options: str) -> PreTrainedTokenizerFast:
