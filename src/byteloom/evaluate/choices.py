@@ -61,17 +61,22 @@ def continuation_questions(
 
 
 def choice_accuracy(
-    model: PreTrainedModel, tokenizer: Encoder, questions: Sequence[Question], *, batch: int = 32
+    model: PreTrainedModel,
+    tokenizer: Encoder,
+    questions: Sequence[Question],
+    *,
+    context: int | None = None,
+    batch: int = 32,
 ) -> float:
     """Share of `questions` whose true continuation the model gives the fewest bits per byte; chance is 1/CHOICES.
 
     The bits of a continuation are those of prompt and continuation together less those of the prompt alone: a token
-    may reach across. Raises InvalidInputError without questions.
+    may reach across. context and batch are those of `bits_per_byte`. Raises InvalidInputError without questions.
     """
     if not questions:
         raise InvalidInputError("there are no questions to ask the model; name longer documents")
     texts = [text for q in questions for text in (q.prompt, *(q.prompt + choice for choice in q.choices))]
-    bits = [one.bits for one in document_bits(model, tokenizer, texts, batch=batch)]
+    bits = [one.bits for one in document_bits(model, tokenizer, texts, context=context, batch=batch)]
     right = 0
     for question, at in zip(questions, range(0, len(bits), 1 + CHOICES), strict=True):
         costs = [

@@ -65,7 +65,9 @@ def compare_inference(
         judgement = bits_per_byte(model, encoder, documents, context=context, stride=stride, batch=batch)
         pairs = list(zip(_cuts(encoder, documents), expected, strict=True))
         common = sum(len(np.intersect1d(cuts.tokens, merge.tokens, assume_unique=True)) for cuts, merge in pairs)
-        accuracy = choice_accuracy(model, encoder, questions, batch=batch) if questions else None
+        accuracy = None
+        if questions:
+            accuracy = choice_accuracy(model, encoder, questions, context=context, batch=batch)
         found.append(Segmentation(inference, judgement, common / boundaries, _same_words(pairs), accuracy))
         progress(len(found))
     return found
