@@ -150,6 +150,14 @@ def test_every_inference(files, trained, tmp_path):
     assert run("encode", files / "text", "-t", trained, "--inference", "fast").exit_code == 2
 
 
+@pytest.mark.parametrize("inference", ["greedy", "minimal", "longest_first"])
+def test_an_inference_takes_a_stream(trained, inference):
+    data = (TEXT + BINARY) * 300  # more than one block
+    written = run("encode", "-", "-t", trained, "-o", "-", "--inference", inference, input=data)
+    ids = np.frombuffer(written.stdout_bytes, "<u4")
+    assert np.array_equal(ids, Segmenter(BPE.load(trained), inference=inference).encode(data))
+
+
 def test_encode_and_decode_refuse(files, trained, tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         run("encode", tmp_path / "nothing", "-t", trained)

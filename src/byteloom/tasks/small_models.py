@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 from transformers import LlamaForCausalLM
 
 from byteloom.errors import InvalidInputError, MissingExtraError
-from byteloom.evaluate.bits_per_byte import bits_per_byte
+from byteloom.evaluate.bits_per_byte import Encoder, bits_per_byte
+from byteloom.evaluate.text_tokenizer import TextTokenizer
 from byteloom.files import StrPath, atomic_write
 from byteloom.machine import usable_cores
-from byteloom.tokenize import Tokenizer, byte_tokenizer
+from byteloom.tokenize import Codec, Tokenizer, byte_tokenizer
 from byteloom.train.plan import SIZES, Backbone, Plan, Wish, make_plan
 from byteloom.train.progress import Progress, silent
 from byteloom.train.shards import Shards, write_shards
@@ -79,13 +80,13 @@ def try_tokenizers(
         else:
             plan = base.with_equal_compute(tokenizer.vocab_size)
         models[name] = _train(
-            plan, tokenizer, shards, held_out, place, progress=progress, label=f"model of {name}", glimpse=None
+            plan, tokenizer, tokenizer, shards, held_out, place, progress=progress, label=f"model of {name}", glimpse=None
         )
     return models
 
 
 def train_small_model(
-    tokenizer: Tokenizer,
+    tokenizer: Codec,
     backbone: Backbone,
     train: Sequence[Buffer],
     held_out: Sequence[bytes],
@@ -93,17 +94,20 @@ def train_small_model(
     *,
     seconds: float = 0.0,
     bytes_seen: int | None = None,
+    text: TextTokenizer | None = None,
     progress: Progress,
 ) -> SmallModel:
     """Train `backbone` for about `seconds`, or until it has seen `bytes_seen`; at most four passes over `train`.
 
-    On the processor in fp32, AdamW at 1e-3 with warm-up and cosine decay.
+    On the processor in fp32, AdamW at 1e-3 with warm-up and cosine decay. `text` encodes instead of `tokenizer`, which
+    then only tells what the ids mean.
     """
-    shards = write_shards(train, tokenizer, folder / "shards")
+    encoder = text or tokenizer
+    shards = write_shards(train, encoder, folder / "shards")
     tokens = None if bytes_seen is None else round(bytes_seen / shards.bytes_per_token)
     plan = _plan(tokenizer, shards, backbone, seconds=seconds, tokens=tokens)
     label = f"model of {tokenizer.vocab_size:,} tokens"
-    return _train(plan, tokenizer, shards, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
+    return _train(plan, tokenizer, encoder, shards, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
 
 
 def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
@@ -132,7 +136,7 @@ def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
         figure.savefig(file, format=target.suffix[1:], dpi=150)
 
 
-def _plan(tokenizer: Tokenizer, shards: Shards, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:
+def _plan(tokenizer: Codec, shards: Shards, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:
     wish = Wish(
         minutes=seconds / 60,
         tokens=tokens,
@@ -156,7 +160,8 @@ def _plan(tokenizer: Tokenizer, shards: Shards, backbone: Backbone, *, seconds: 
 
 def _train(
     plan: Plan,
-    tokenizer: Tokenizer,
+    tokenizer: Codec,
+    encoder: Encoder,
     shards: Shards,
     held_out: Sequence[bytes],
     folder: Path,
@@ -165,19 +170,19 @@ def _train(
     label: str,
     glimpse: int | None,
 ) -> SmallModel:
-    """Train by `plan`; during the training it is judged on `glimpse` bytes (None: all of them)."""
+    """Train by `plan` on what `encoder` made, with the tokens of `tokenizer`; during the training it is judged on `glimpse` bytes (None: all of them)."""
     trained = train_model(
         plan,
         tokenizer,
         shards,
         folder,
-        judge=lambda model: bits_per_byte(model, tokenizer, held_out, max_bytes=glimpse).bits_per_byte,
+        judge=lambda model: bits_per_byte(model, encoder, held_out, max_bytes=glimpse).bits_per_byte,
         progress=progress,
         label=label,
     )
     with quiet_transformers():
         model = LlamaForCausalLM.from_pretrained(trained.folder)
-    bits = bits_per_byte(model, tokenizer, held_out).bits_per_byte
+    bits = bits_per_byte(model, encoder, held_out).bits_per_byte
     cost = plan.tokens_per_step * plan.backbone.flops_per_token(plan.vocab_size)  # of a step
     tokens = plan.steps * plan.tokens_per_step
     return SmallModel(
