@@ -285,9 +285,11 @@ def evaluate(
             recogniser = Recogniser(
                 training, cut, word_list=listed, order=order, beam=beam, style=style.value, symbol=symbols[name]
             )
-            outcomes[name] = recogniser.evaluate(
-                networks, test, counts.keys(), progress=lambda done, name=name: report(name, done, len(test))
-            )
+
+            def recognised(done: int, name: str = name) -> None:
+                report(name, done, len(test))
+
+            outcomes[name] = recogniser.evaluate(networks, test, counts.keys(), progress=recognised)
     if json:
         print_json(
             {"training": len(training), "test": len(test), "systems": {n: _json(o) for n, o in outcomes.items()}}
@@ -325,8 +327,8 @@ def _print(outcomes: dict[str, Outcome], training: int, test: int) -> None:
     out.print(table)
     wer = next(iter(outcomes.values())).wer
     out.print(
-        f"{training:,} training sentences; {test} test sentences of {wer.words:,} words, {wer.unseen:,} of them unseen. "
-        "Simulated acoustics: compare the systems, do not quote the rates."
+        f"{training:,} training sentences; {test} test sentences of {wer.words:,} words, {wer.unseen:,} of them "
+        "unseen. Simulated acoustics: compare the systems, do not quote the rates."
     )
 
 

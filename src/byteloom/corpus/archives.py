@@ -25,7 +25,7 @@ try:  # inflates three times as fast as zlib, so that reading FASTQ.gz takes les
     from isal.igzip import IGzipFile as GzipFile
     from isal.isal_zlib import IsalError
 
-    _INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error, IsalError)  # type: ignore[assignment]  # its stub errs
+    _INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error, IsalError)
 except ImportError:  # not built for this processor
     from gzip import GzipFile
 

@@ -80,7 +80,15 @@ def try_tokenizers(
         else:
             plan = base.with_equal_compute(tokenizer.vocab_size)
         models[name] = _train(
-            plan, tokenizer, tokenizer, shards, held_out, place, progress=progress, label=f"model of {name}", glimpse=None
+            plan,
+            tokenizer,
+            tokenizer,
+            shards,
+            held_out,
+            place,
+            progress=progress,
+            label=f"model of {name}",
+            glimpse=None,
         )
     return models
 
@@ -170,7 +178,10 @@ def _train(
     label: str,
     glimpse: int | None,
 ) -> SmallModel:
-    """Train by `plan` on what `encoder` made, with the tokens of `tokenizer`; during the training it is judged on `glimpse` bytes (None: all of them)."""
+    """Train by `plan` on what `encoder` made of the tokens of `tokenizer`.
+
+    During the training the model is judged on `glimpse` bytes (None: all of them).
+    """
     trained = train_model(
         plan,
         tokenizer,

@@ -123,7 +123,7 @@ class StaticModel(NativeModel):
         """In proportion to the bytes of documents. Raises InvalidInputError when they have none."""
         counts = np.zeros(256, np.int64)
         for document in data:
-            counts += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
+            counts += np.bincount(np.frombuffer(memoryview(document), np.uint8), minlength=256)
         if not counts.any():
             raise InvalidInputError("the model needs at least one non-empty document")
         return cls(counts)
@@ -219,7 +219,7 @@ def _batches(data: Iterable[Buffer], order: int) -> Iterator[npt.NDArray[np.uint
     held: list[npt.NDArray[np.uint64]] = []
     size = 0
     for document in data:
-        values = np.frombuffer(document, np.uint8)
+        values = np.frombuffer(memoryview(document), np.uint8)
         for start in range(0, len(values), _BATCH):
             piece = values[start : start + _BATCH + order].astype(np.uint64)
             begins = min(_BATCH, len(values) - start)
