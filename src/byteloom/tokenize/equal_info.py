@@ -289,7 +289,8 @@ def best_first(
 
 def _shares(model: ByteModel, prefixes: Sequence[bytes]) -> npt.NDArray[np.float64]:
     """float [n, 256]: how likely each byte is after each prefix."""
-    return np.diff(checked_cumulative(model, prefixes).astype(np.int64), axis=1) / TOTAL
+    tables = checked_cumulative(model, prefixes)
+    return (tables[:, 1:] - tables[:, :-1]) / TOTAL
 
 
 def _sample(documents: Sequence[memoryview]) -> list[memoryview]:
