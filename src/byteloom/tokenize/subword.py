@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,11 @@ class SubwordDictionary:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def segment(self, word: str, *, nbest: int = 1) -> Any:
+    @overload
+    def segment(self, word: str) -> list[str]: ...
+    @overload
+    def segment(self, word: str, *, nbest: int) -> list[tuple[list[str], float]]: ...
+    def segment(self, word: str, *, nbest: int = 1) -> list[str] | list[tuple[list[str], float]]:
         """The pieces of a word: list[str]; together they are the word in NFC.
 
         With `nbest` > 1: at most so many segmentations with their log-probabilities, list[tuple[list[str], float]], the
@@ -277,8 +281,8 @@ def train_subwords(
     room beside the atoms (of akshara, Tamil has about 1,800 and Kannada 2,700; of graphemes 230 and 650). Warns when
     the words do not support `size`.
 
-    >>> train_subwords({"banana": 9, "bandana": 5}, method="bpe", estimation="none", size=8).segment("banana")
-    ['bana', 'na']
+    >>> train_subwords({"banana": 9, "bandana": 5}, method="bpe", estimation="none", size=7).segment("banana")
+    ['ban', 'ana']
     """
     check_symbol(mark_symbol)
     counted = {tuple(atoms(word, unit)): count for word, count in _counted(words, mark_symbol).items()}
