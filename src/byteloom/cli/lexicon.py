@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byteloom.cli.console import JsonFlag, err, out, print_json, progress
+from byteloom.cli.console import JsonFlag, Progress, err, out, print_json, progress
 from byteloom.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -286,7 +287,7 @@ def evaluate(
                 training, cut, word_list=listed, order=order, beam=beam, style=style.value, symbol=symbols[name]
             )
             outcomes[name] = recogniser.evaluate(
-                networks, test, counts.keys(), progress=lambda done, name=name: report(name, done, len(test))
+                networks, test, counts.keys(), progress=partial(_report, report, name, len(test))
             )
     if json:
         print_json(
@@ -294,6 +295,10 @@ def evaluate(
         )
     else:
         _print(outcomes, len(training), len(test))
+
+
+def _report(report: Progress, name: str, total: int, done: int) -> None:
+    report(name, done, total)
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:
