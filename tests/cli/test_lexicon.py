@@ -94,7 +94,8 @@ def test_an_export_has_a_lexicon_and_a_language_model_that_fit(folder: Path, tmp
 
 def test_evaluation_compares_words_and_subwords(folder: Path) -> None:
     arguments = [
-        "evaluate", str(folder / "sentences.txt"), "--words", str(folder / "words.txt"), "--size", "150", "--tests", "10"
+        "evaluate", str(folder / "sentences.txt"), "--words", str(folder / "words.txt"), "--size", "150",
+        "--tests", "10",
     ]  # fmt: skip
     facts = json.loads(run(*arguments, "--json").stdout)
     assert facts["test"] == 10

@@ -330,8 +330,8 @@ def _print(outcomes: dict[str, Outcome], training: int, test: int) -> None:
     out.print(table)
     wer = next(iter(outcomes.values())).wer
     out.print(
-        f"{training:,} training sentences; {test} test sentences of {wer.words:,} words, {wer.unseen:,} of them unseen. "
-        "Simulated acoustics: compare the systems, do not quote the rates."
+        f"{training:,} training sentences; {test} test sentences of {wer.words:,} words, {wer.unseen:,} of them "
+        "unseen. Simulated acoustics: compare the systems, do not quote the rates."
     )
 
 
