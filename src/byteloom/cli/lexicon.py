@@ -219,7 +219,11 @@ def export(
         strange = set(lm.units) - {unit for unit, _ in entries}
         if strange:
             shown = ", ".join(sorted(strange)[:10])
-            err.print(f"note: {len(strange)} pieces of the text are no units, such as {shown}", markup=False)
+            err.print(
+                f"note: {len(strange)} pieces of the text are no units, such as {shown}; the lexicon lacks them, so train "
+                "the dictionary on this text too",
+                markup=False,
+            )
     if fst:
         loaded.to_fst().write(str(output / "units.fst"))
         written.append("units.fst")
