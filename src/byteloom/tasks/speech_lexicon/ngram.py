@@ -74,9 +74,10 @@ class NGram:
         fragments: Iterable[tuple[Sequence[str], float]] = (),
         vocabulary: Iterable[str] = (),
     ) -> NGram:
-        """Count `sentences`, and interpolate each order with the one below: c(hw) + T(h) p(w|h') over c(h) + T(h).
+        """Count `sentences`, and interpolate each order with the one below: (c(hw) + T(h) p(w|h')) / (c(h) + T(h)).
 
-        T(h) is the number of distinct tokens that follow h; below single tokens lies the uniform distribution.
+        T(h) is the number of distinct tokens that follow h, of which one that was seen less than once counts only as
+        much as it was seen; below single tokens lies the uniform distribution.
         `fragments` are sequences with weights that neither begin nor end a sentence, such as the pieces of the words
         of a list; `vocabulary` names tokens that may occur although none of these has them. Raises InvalidInputError
         when there is nothing to count, `order` is not positive, a weight is not, or a token cannot stand in an ARPA
