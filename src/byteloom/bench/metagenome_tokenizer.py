@@ -28,6 +28,7 @@ from byteloom.tokenize.tokenizer import Ids, Stream
 from byteloom.train.plan import SIZES, Backbone
 
 if TYPE_CHECKING:
+    import tokenizers
     import torch
     from typing_extensions import Buffer
 
@@ -48,6 +49,7 @@ READ = 150  # bases
 CONTIG = 1_000_000  # bases
 VOCABULARY = 1024
 KMER = 6
+REPEATS = 5  # of what is timed
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class _Plan:
 
 _PLANS: dict[Scale, _Plan] = {
     "smoke": _Plan(800, 200, 400, 100, 20_000, 400, 2_000, 300, 40, Backbone(32, 1, 2, 64), 40_000, 1),
-    "cpu": _Plan(10_000, 10_000, 40_000, 4_000, CONTIG, 100_000, 200_000, 60_000, 600, SIZES["nano"], 6_000_000, 6),
+    "cpu": _Plan(10_000, 10_000, 40_000, 20_000, CONTIG, 100_000, 200_000, 60_000, 600, SIZES["nano"], 4_000_000, 3),
 }
 
 
@@ -80,17 +82,18 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     report = progress or (lambda what, done, total: None)
     began = time.perf_counter()
     genomes, source = _genomes(data, plan)
-    reads = partial(simulate_reads, genomes, length=READ)
+    seen, unseen = _split(genomes)
+    reads, held_out = (partial(simulate_reads, part, length=READ) for part in (seen, unseen))
     with tempfile.TemporaryDirectory(prefix="byteloom-bench-") as name:
         folder = Path(name)
         tokenizer = train_dna(reads(plan.learn, seed=1), vocab_size=VOCABULARY, min_frequency=2, progress=report)
-        numbers, rows = _density(tokenizer, data, reads(plan.same, seed=2), plan)
+        numbers, rows = _density(tokenizer, data, held_out(plan.same, seed=2), plan)
         for part in (
             lambda: _speed(tokenizer, reads(plan.timed, seed=3), _contig(genomes, plan), plan, folder),
             lambda: _reading(reads(plan.written, seed=4), folder),
             lambda: _packing(plan),
             lambda: _steps(tokenizer, genomes, plan),
-            lambda: _models(tokenizer, reads(plan.train, seed=5), reads(plan.test, seed=6), plan, folder, report),
+            lambda: _models(tokenizer, reads(plan.train, seed=5), held_out(plan.test, seed=6), plan, folder, report),
         ):
             more, table = part()
             numbers |= more
@@ -99,11 +102,13 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     shape = plan.backbone
     notes = [
-        f"Reads of {READ} bases with 0.5% substitutions, from either strand of {source}, groups alike.",
+        f"Reads of {READ} bases with 0.5% substitutions, from either strand of {source}, groups alike. "
+        "Bases per token and bits per base are those of the last tenth of every genome, which was held out.",
         f"Models are Llamas (layers {shape.layers}, hidden size {shape.hidden_size}, heads {shape.heads}, window "
         f"{shape.context} tokens) that all saw {plan.bases / 1e6:g} million bases. Bases between two windows of 6-mers "
         "are tokens of one letter.",
-        "Encoding is timed on one thread on either side; the peer has the same merges and no folding to do.",
+        "Encoding is timed on one thread on either side, in processor time. The peer has the same merges, no folding "
+        "to do, and never sees a read twice, since it caches them.",
         "Not measured here: the detection of pathogens and the anomaly score, which need the model of the paper.",
     ]
     if data is None or not _published(data).exists():
@@ -135,6 +140,16 @@ def _markov(bases: int, seed: int, order: int = 5) -> bytes:
         row[:] = np.minimum((rng.random(chains)[:, None] > chances[state]).sum(axis=1), 3)
         state = (state * 4 + row) % 4**order
     return np.frombuffer(b"ACGT", np.uint8)[letters.T.ravel()].tobytes()
+
+
+def _split(genomes: Iterable[SequenceRecord]) -> tuple[list[SequenceRecord], list[SequenceRecord]]:
+    """The first nine tenths of every genome, and the last: in related genomes the same places are held out."""
+    seen, unseen = [], []
+    for record in genomes:
+        cut = len(record.seq) * 9 // 10
+        seen.append(record._replace(seq=record.seq[:cut]))
+        unseen.append(record._replace(seq=record.seq[cut:]))
+    return seen, unseen
 
 
 def _contig(genomes: Sequence[SequenceRecord], plan: _Plan) -> bytes:
@@ -194,8 +209,8 @@ def _speed(
     environment = {"TOKENIZERS_PARALLELISM": "false"}
     theirs = in_fresh_process(_peer_speed, folder / "peer.json", reads[: plan.peer], contig, environment=environment)
     ours = (
-        _rate(reads, best_of(5, lambda: tokenizer.encode_batch(reads, 1)).wall),
-        _rate([contig], best_of(5, lambda: tokenizer.encode(contig)).wall),
+        _rate(reads, best_of(REPEATS, lambda: tokenizer.encode_batch(reads, 1)).cpu),
+        _rate([contig], best_of(REPEATS, lambda: tokenizer.encode(contig)).cpu),
     )
     numbers: dict[str, Figure] = {}
     rows: list[Row] = []
@@ -221,11 +236,18 @@ def _peer_speed(file: Path, reads: list[bytes], contig: bytes) -> tuple[float, f
 
     peer = Tokenizer.from_file(str(file))
     peer.normalizer = None
-    texts, whole = [read.decode() for read in reads], contig.decode()
+    part = -(-len(reads) // REPEATS)
+    parts = [reads[at : at + part] for at in range(0, len(reads), part)]
+    whole = contig.decode()
     return (
-        _rate(reads, best_of(3, lambda: peer.encode_batch(texts, add_special_tokens=False)).wall),
-        _rate([contig], best_of(1, lambda: peer.encode(whole, add_special_tokens=False)).wall),
+        max(_peer_rate(peer, part) for part in parts),
+        _rate([contig], best_of(1, lambda: peer.encode(whole, add_special_tokens=False)).cpu),
     )
+
+
+def _peer_rate(peer: tokenizers.Tokenizer, reads: list[bytes]) -> float:
+    texts = [read.decode() for read in reads]
+    return _rate(reads, best_of(1, lambda: peer.encode_batch(texts, add_special_tokens=False)).cpu)
 
 
 def _rate(texts: Iterable[bytes], seconds: float) -> float:
@@ -250,8 +272,8 @@ def _reading(reads: list[bytes], folder: Path) -> tuple[dict[str, Figure], list[
         else:
             gzip.decompress(file.read_bytes())
 
-    ours = best_of(5, lambda: sum(len(record.seq) for record in read_fasta(file))).wall
-    theirs = best_of(5, unpacked).wall
+    ours = best_of(REPEATS, lambda: sum(len(record.seq) for record in read_fasta(file))).wall
+    theirs = best_of(REPEATS, unpacked).wall
     size = len(text) / 1e6
     return {"reading FASTQ.gz: time over gzip -dc": Figure(ours / theirs, "x", at_most=1)}, [
         {"table": "Reading FASTQ.gz", "reader": "byteloom, records and all", "MB/s of text": size / ours},
@@ -273,7 +295,7 @@ def _packing(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
     sizes = rng.integers(25, 76, plan.packed)  # tokens of reads of 100 to 300 bases
     documents = np.split(rng.integers(12, VOCABULARY, sizes.sum()).astype(np.uint32), np.cumsum(sizes)[:-1])
     pack = partial(pack_documents, documents, length=512, end_id=1, seed=0)
-    seconds = best_of(5, pack).wall
+    seconds = best_of(REPEATS, pack).cpu
     packed = pack()
     real = int((packed.input_ids != 1).sum())
     padding = packed.input_ids[-1].tolist()[::-1]
@@ -307,7 +329,9 @@ def _steps(
     reads = [read for size in range(100, 301, 8) for read in simulate_reads(genomes, 8, length=size, seed=size)]
     documents = tokenizer.encode_batch(reads)
     packed = pack_documents(documents, length=length, end_id=end, seed=0)
-    rows: list[tuple[torch.Tensor, torch.Tensor]] = []  # ids and labels of the documents that the packed rows hold, cut as there
+    rows: list[
+        tuple[torch.Tensor, torch.Tensor]
+    ] = []  # ids and labels of the documents that the packed rows hold, cut as there
     for row in (packed[i] for i in range(len(packed))):
         cuts = (row["position_ids"] == 0).nonzero().flatten()[1:]
         rows += zip(row["input_ids"].tensor_split(cuts), row["labels"].tensor_split(cuts), strict=True)
