@@ -104,7 +104,7 @@ def test_bad_input(folder, text_folder, file, tmp_path, tokenizer):
         run(folder, tmp_path / "nothing")
     with pytest.raises(InvalidInputError, match="no document"):
         run(folder, tmp_path)
-    with pytest.raises(InvalidInputError, match="no document has the 1,280 bytes"):
+    with pytest.raises(InvalidInputError, match="no document has the 384 bytes"):
         (tmp_path / "short").write_bytes(b"short")
         run(folder, tmp_path / "short", "--questions", 5)
     with pytest.raises(InvalidInputError, match=r"has 400 tokens and the model 300"):
