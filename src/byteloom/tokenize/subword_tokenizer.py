@@ -200,7 +200,7 @@ def train_subword_tokenizer(
     n_documents = n_bytes = 0
     for document in documents:
         view = memoryview(document)
-        pieces.update(_PIECE.findall(view))
+        pieces.update(match[0] for match in _PIECE.finditer(view))
         n_documents += 1
         n_bytes += view.nbytes
     words = _words(pieces, unit, room // _ATOM_SHARE)
