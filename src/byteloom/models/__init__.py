@@ -1,1 +1,14 @@
-"""Token ids to logits: transformers models."""
+"""Token ids to logits: transformers models, and the one cache mechanism that all decoding methods share."""
+
+from byteloom.models.attention import attach, attend, attend_lse, generate_from, merge_lse, register
+from byteloom.models.rotary import KeyRotation
+
+__all__ = [
+    "KeyRotation",
+    "attach",
+    "attend",
+    "attend_lse",
+    "generate_from",
+    "merge_lse",
+    "register",
+]
