@@ -4,6 +4,7 @@
 #include "bindings/coding.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
+#include "bindings/suffix.hpp"
 
 NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
@@ -11,4 +12,5 @@ NB_MODULE(_native, module) {
     byteloom::bind_segment(module);
     byteloom::bind_coding(module);
     byteloom::bind_subword(module);
+    byteloom::bind_suffix(module);
 }
