@@ -122,7 +122,7 @@ class SuffixTree {
         live_ -= sequence.length;
         dead_ += sequence.length;
         ++dead_sequences_;
-        if (index_.empty() || dead_ + kBlock * dead_sequences_ > live_ + kSlack) rebuild();
+        if (index_.empty() || dead_ + kBlock * dead_sequences_ > live_) rebuild();
     }
 
     // How many windows begin with the pattern.
@@ -181,7 +181,6 @@ class SuffixTree {
     static constexpr uint32_t kLeaf = 1u << 31;  // set in a child that is a place in the text, not a node
     static constexpr uint32_t kNone = 0xFFFFFFFFu;
     static constexpr uint32_t kBlock = 64;     // tokens of one sequence that lie side by side
-    static constexpr uint64_t kSlack = 4096;   // tokens of removed sequences that are not worth a rebuild
     static constexpr uint16_t kWide = 0xFFFF;  // size of a node whose children are in wides_
 
     struct Entry {
@@ -733,7 +732,7 @@ class SuffixTree {
             const uint64_t total = total_of(node);
             const bool alone = children_of(node) == 1;  // then it goes on where it was
             for_top(node, rule.branching ? kBranches : 1, [&](const Entry& entry) {
-                const double probability = at.probability * entry.count / static_cast<double>(total);
+                const double probability = at.probability * (entry.count / static_cast<double>(total));
                 if (probability < rule.least) return false;
                 const uint32_t length = edge_length(entry.child, node.depth);
                 heap.push_back({{at.below, entry.child, 0, length, probability}, parent, alone ? order : ++found});
