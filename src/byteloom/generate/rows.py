@@ -1,0 +1,202 @@
+"""Sequences that a model has read, each with a cache that takes drafts back: what verification runs on.
+
+Cost: a forward pass over the new tokens; what is rejected is cut off without a copy, except that of a tree of drafts,
+whose accepted path is moved together.
+"""
+
+# Shape suffixes: Q new tokens, T all tokens with keys, V vocabulary.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+import torch
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from byteloom.errors import InvalidInputError
+from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models.kvcache import RaggedCache
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class Rows(Protocol):
+    """Sequences that are decoded together."""
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether drafts may branch."""
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
+    ) -> list[torch.Tensor]:
+        """Logits [Q, V] of each row after each of its new tokens, or [1, V] after its last one.
+
+        parents: for each token of a row the one before it, -1 for the end of what was read; None: a path.
+        """
+
+    def keep(self, places: Sequence[Sequence[int]]) -> None:
+        """Of the tokens that each row was last given, keep these: a path in rising order. Forget the others."""
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with these rows alone."""
+
+
+class OneRow:
+    """One sequence. model: a causal LM. cache: what it has read already, default nothing.
+
+    length: tokens whose keys are cached. Raises InvalidInputError for a cache that cannot be rolled back.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: Cache | None = None) -> None:
+        self.model = model
+        self.cache = _whole_cache(model) if cache is None else cache
+        if self.cache.layers and all(self.cache.is_linear):  # such a cache does not even know its length
+            self._refuse()
+        self.length = int(self.cache.get_seq_length())
+        self._fed = 0  # tokens of the last forward
+        if self.length:
+            self._prepare_to_crop()
+
+    @property
+    def takes_trees(self) -> bool:
+        """Whether drafts may branch: the attention takes any mask and no layer has a window."""
+        return self.model.config._attn_implementation in ("sdpa", "eager") and all(
+            type(layer) is DynamicLayer for layer in self.cache.layers
+        )
+
+    def forward(self, ids: Sequence[int], parents: Sequence[int] | None = None, *, last: bool = False) -> torch.Tensor:
+        """Logits [Q, V] after each of the new tokens, or [1, V] after the last one.
+
+        parents: for each token the one before it, -1 for the end of what was read; None: each follows the other.
+        """
+        device = self.model.device
+        is_first = self.length == 0
+        more: dict[str, Any] = {CACHE_KEYWORD: self.cache}
+        if parents is not None:
+            seen_QQ, depths = _ancestors(parents)
+            more["position_ids"] = torch.tensor([depths], device=device) + self.length
+            more["attention_mask"] = self._mask(seen_QQ)
+        output = self.model(
+            input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=int(last), **more
+        )
+        self._fed = len(ids)
+        self.length += len(ids)
+        if is_first:
+            self._prepare_to_crop()
+        logits_QV: torch.Tensor = output.logits[0]
+        return logits_QV
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Keep these of the tokens that were last given, a path in rising order, and forget the others."""
+        start, kept = self.length - self._fed, len(places)
+        if list(places) != list(range(kept)):
+            columns = torch.tensor([start + place for place in places], device=self.model.device)
+            for layer in self.cache.layers:
+                for states in (layer.keys, layer.values):
+                    states[:, :, start : start + kept] = states[:, :, columns]
+        self._fed = kept
+        self.crop(start + kept)
+
+    def crop(self, length: int) -> None:
+        """Forget all but the first `length` tokens."""
+        # A layer with a window drops what it no longer needs in crop alone, so it is called for nothing too.
+        self.cache.crop(length - self.length)
+        self.length = length
+
+    def _prepare_to_crop(self) -> None:
+        if not self.cache.is_croppable:
+            self._refuse()
+        self.cache.activate_past_recording()
+
+    def _refuse(self) -> NoReturn:
+        raise InvalidInputError(
+            f"{type(self.model).__name__} keeps states that cannot be rolled back; decode it without drafts"
+        )
+
+    def _mask(self, seen_QQ: torch.Tensor) -> torch.Tensor:
+        past_QT = torch.ones(len(seen_QQ), self.length, dtype=torch.bool)
+        seen_QT = torch.cat([past_QT, seen_QQ], dim=1).to(self.model.device)
+        if self.model.config._attn_implementation == "sdpa":
+            return seen_QT[None, None]
+        lowest = torch.finfo(self.model.dtype).min
+        return torch.zeros_like(seen_QT, dtype=self.model.dtype).masked_fill_(~seen_QT, lowest)[None, None]
+
+
+def _whole_cache(model: PreTrainedModel) -> Cache:
+    """An empty cache. A layer with a window keeps all, for the mask hides what is outside: then steps can follow one
+    another before it is known what is kept."""
+    cache = DynamicCache(config=model.config)
+    return DynamicCache() if any(cache.is_sliding) else cache
+
+
+class SeparateRows:
+    """Rows that are read one after another: a single one, or those of a model that takes no mask for several."""
+
+    def __init__(self, rows: Sequence[OneRow]) -> None:
+        self.rows = list(rows)
+
+    @property
+    def takes_trees(self) -> bool:
+        """See `Rows`."""
+        return all(row.takes_trees for row in self.rows)
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
+    ) -> list[torch.Tensor]:
+        """See `Rows`."""
+        return [row.forward(new, before, last=last) for row, new, before in zip(self.rows, ids, parents, strict=True)]
+
+    def keep(self, places: Sequence[Sequence[int]]) -> None:
+        """See `Rows`."""
+        for row, kept in zip(self.rows, places, strict=True):
+            row.keep(kept)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `Rows`."""
+        self.rows = [self.rows[row] for row in rows]
+
+
+class TogetherRows:
+    """Rows of different lengths in one forward pass. Raises InvalidInputError as `RaggedCache` does."""
+
+    takes_trees = False
+
+    def __init__(self, model: PreTrainedModel, rows: int) -> None:
+        self.model = model
+        self.cache = RaggedCache(model.config, rows)
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
+    ) -> list[torch.Tensor]:
+        """See `Rows`."""
+        device = self.model.device
+        lengths_B = torch.tensor([len(new) for new in ids])
+        ids_BQ = torch.nn.utils.rnn.pad_sequence([torch.tensor(new) for new in ids], batch_first=True).to(device)
+        ends_U, end_B = (lengths_B - 1).unique(return_inverse=True)
+        wanted: Any = ends_U.to(device) if last else 0
+        logits_BQV = self.model(**self.cache.inputs(ids_BQ, lengths_B), use_cache=True, logits_to_keep=wanted).logits
+        if last:
+            return [logits_QV[end : end + 1] for logits_QV, end in zip(logits_BQV, end_B.tolist(), strict=True)]
+        return [logits_QV[: len(new)] for logits_QV, new in zip(logits_BQV, ids, strict=True)]
+
+    def keep(self, places: Sequence[Sequence[int]]) -> None:
+        """See `Rows`. The places are the first ones, for no draft branches here."""
+        self.cache.commit(torch.tensor([len(kept) for kept in places]))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """See `Rows`."""
+        self.cache.compact(torch.tensor(rows))
+
+
+def _ancestors(parents: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
+    """Which tokens each sees, itself among them, bool [Q, Q]; and how many."""
+    seen_QQ = torch.eye(len(parents), dtype=torch.bool)
+    depths = [0] * len(parents)
+    for at, parent in enumerate(parents):
+        if parent >= 0:
+            seen_QQ[at] |= seen_QQ[parent]
+            depths[at] = depths[parent] + 1
+    return seen_QQ, depths
