@@ -126,6 +126,25 @@ def test_what_a_user_can_get_wrong(folder, tmp_path):
             call(folder, *option)
 
 
+def test_drafts_change_no_byte(folder, tmp_path):
+    options = [folder, "--prompt", "aaaaaaaaaaaa", "--max-new-tokens", "60", "--temperature", "0"]
+    plain = json.loads(call(*options, "--json").stdout)
+    assert "speculation" not in plain
+    answers = tmp_path / "answers"
+    for draft in (["suffix"], ["lookup"], [folder], ["suffix", "--cache", answers], ["suffix", "--cache", answers]):
+        facts = json.loads(call(*options, "--draft", *draft, "--json").stdout)
+        assert facts["hex"] == plain["hex"]
+        assert facts["speculation"]["tokens"] >= facts["new_tokens"]
+    assert answers.exists() and sum(facts["speculation"]["drafted"].values()) > 0
+    shown = call(*options, "--draft", "suffix", "--stats").stderr
+    assert "tokens a step" in shown and "from text:" in shown
+    assert "give --draft too" in call(*options, "--stats").stderr
+    with pytest.raises(InvalidInputError, match='draft="suffix"'):
+        call(*options, "--cache", answers)
+    with pytest.raises(FileError, match="holds no model"):
+        call(*options, "--draft", tmp_path)
+
+
 def test_help_needs_no_torch():
     code = "import sys; from byteloom.cli.main import app; sys.exit('torch' in sys.modules)"
     import subprocess

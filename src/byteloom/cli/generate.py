@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from byteloom.errors import InvalidInputError
 from byteloom.files import atomic_write, open_bytes
 
 if TYPE_CHECKING:
+    from byteloom.generate import Statistics
     from byteloom.tasks.continuation import Continuation
 
 
@@ -33,6 +34,18 @@ def generate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the new bytes here.")
     ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            metavar="suffix|lookup|DIR",
+            help="Decode several tokens at once where the text repeats: by suffix trees, by prompt look-up, or by a "
+            "smaller model. The text is the same.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Keep answers here, for --draft suffix of later runs.")
+    ] = None,
+    stats: Annotated[bool, typer.Option("--stats", help="Say what the drafts were worth.")] = False,
     json: JsonFlag = False,
 ) -> None:
     """Continue real bytes with a model.
@@ -42,6 +55,7 @@ def generate(
     document of its own.
 
     Example: head -c 600 /bin/ls | byteloom generate DIR --prompt-file - --max-new-tokens 100
+    Faster where text repeats: byteloom generate DIR --prompt-file main.c --draft suffix --cache answers.sfx --stats
     """
     data = _prompt(prompt_file, prompt, prompt_hex)
     from byteloom.tasks.continuation import continue_bytes
@@ -54,6 +68,8 @@ def generate(
         top_k=top_k,
         top_p=top_p,
         seed=seed,
+        draft=draft,
+        cache=cache,
     )
     if result.used_tokens < result.prompt_tokens:
         err.print(
@@ -75,6 +91,7 @@ def generate(
                 "seconds": result.seconds,
                 "hex": result.data.hex(),
             }
+            | ({"speculation": _facts(result.statistics)} if result.statistics else {})
         )
     elif output is not None:
         err.print(f"{len(result.data):,} bytes in {len(result.ids):,} tokens written to {output}", markup=False)
@@ -83,6 +100,33 @@ def generate(
     else:
         sys.stdout.buffer.write(result.data)
         sys.stdout.buffer.flush()
+    if stats and not json:
+        if result.statistics is None:
+            err.print("--stats is about drafts; give --draft too")
+        else:
+            _show_facts(_facts(result.statistics))
+
+
+def _facts(statistics: Statistics) -> dict[str, Any]:
+    return {
+        "tokens": statistics.tokens,
+        "forwards": statistics.forwards,
+        "tokens_per_step": statistics.tokens_per_step,
+        "acceptance": statistics.acceptance,
+        "drafted": dict(statistics.drafted),
+        "accepted": dict(statistics.accepted),
+        "seconds": statistics.seconds,
+    }
+
+
+def _show_facts(facts: dict[str, Any]) -> None:
+    err.print(
+        f"{facts['tokens']:,} tokens in {facts['forwards']:,} passes of the model; {facts['tokens_per_step']:.2f} "
+        f"tokens a step, {facts['acceptance']:.0%} of drafted tokens accepted"
+    )
+    for source, drafted in facts["drafted"].items():
+        err.print(f"  from {source}: {facts['accepted'].get(source, 0):,} of {drafted:,} drafted tokens accepted")
+    err.print("  seconds: " + ", ".join(f"{part} {value:.2f}" for part, value in facts["seconds"].items()))
 
 
 def _prompt(file: str | None, text: str | None, hexadecimal: str | None) -> bytes:

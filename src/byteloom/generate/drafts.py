@@ -8,9 +8,9 @@ SuffixDecoding, NeurIPS 2025, arXiv 2411.04975, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 
@@ -19,6 +19,8 @@ from byteloom.generate.rows import OneRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+State = TypeVar("State")
 
 
 @dataclass(slots=True)
@@ -77,13 +79,13 @@ def path(tokens: list[int], probability: float, source: str, match: int = 0) -> 
     )
 
 
-def check_new_row(row: Hashable, rows: dict[Any, Any]) -> None:
+def check_new_row(row: Hashable, rows: Mapping[Hashable, object]) -> None:
     """Raise InvalidInputError when `row` is one of `rows`."""
     if row in rows:
         raise InvalidInputError(f"row {row!r} has begun already; stop it first, or give the new one another name")
 
 
-def row_state(row: Hashable, rows: dict[Any, Any]) -> Any:
+def row_state(row: Hashable, rows: dict[Hashable, State]) -> State:
     """The state of a row. Raises InvalidInputError when it has not begun."""
     if row not in rows:
         raise InvalidInputError(f"there is no row {row!r}; start it first")
@@ -112,7 +114,8 @@ class PromptLookup:
 
     def propose(self, rows: Sequence[Hashable], budgets: Sequence[int]) -> list[Draft]:
         """See `Drafter`."""
-        return [self._propose(*row_state(row, self._rows), budget) for row, budget in zip(rows, budgets, strict=True)]
+        states = [row_state(row, self._rows) for row in rows]
+        return [self._propose(*state, budget) for state, budget in zip(states, budgets, strict=True)]
 
     def _propose(self, text: list[int], ends: dict[tuple[int, ...], int], budget: int) -> Draft:
         for length in range(min(self.ngram, len(text)), 0, -1):
@@ -166,7 +169,8 @@ class DraftModel:
     @torch.no_grad()
     def propose(self, rows: Sequence[Hashable], budgets: Sequence[int]) -> list[Draft]:
         """See `Drafter`."""
-        return [self._propose(*row_state(row, self._rows), budget) for row, budget in zip(rows, budgets, strict=True)]
+        states = [row_state(row, self._rows) for row in rows]
+        return [self._propose(*state, budget) for state, budget in zip(states, budgets, strict=True)]
 
     def _propose(self, row: OneRow, unseen: list[int], budget: int) -> Draft:
         draft = Draft(source="model")

@@ -25,7 +25,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from byteloom._native import DraftRule, SuffixTree, propose_rows
+from byteloom import _native
 from byteloom.errors import FileError, InvalidInputError
 from byteloom.files import StrPath, atomic_write, open_bytes
 from byteloom.generate.drafts import Draft, check_new_row, row_state
@@ -37,7 +37,7 @@ TEXT = 0  # the one sequence of a row's own tree
 class _Row:
     """A request: its own tree over prompt and answer, and its place in the tree of all answers."""
 
-    def __init__(self, tree: SuffixTree, text: array[int], answer: int) -> None:
+    def __init__(self, tree: _native.SuffixTree, text: array[int], answer: int) -> None:
         self.tree = tree
         self.text = text
         self.answer = answer
@@ -86,7 +86,7 @@ class SuffixCache:
         self.max_tokens = max_tokens
         self.trees = trees
         self.conversations = conversations
-        self._answers = SuffixTree(max_depth)
+        self._answers = _native.SuffixTree(max_depth)
         self._next = 0
         self._finished: deque[int] = deque()  # answers, the oldest first
         self._rows: dict[Hashable, _Row] = {}
@@ -114,7 +114,7 @@ class SuffixCache:
         prompt = _checked(prompt_ids)
         state = self._resume(prompt)
         if state is None:
-            state = _Row(SuffixTree(self.max_depth), array("I"), 0)
+            state = _Row(_native.SuffixTree(self.max_depth), array("I"), 0)
         state.answer = self._next
         self._next += 1
         self._rows[row] = state
@@ -122,12 +122,12 @@ class SuffixCache:
 
     def propose(self, rows: Sequence[Hashable], budgets: Sequence[int]) -> list[Draft]:
         """See `Drafter`."""
-        states: list[_Row] = [row_state(row, self._rows) for row in rows]
+        states = [row_state(row, self._rows) for row in rows]
         rules = [
-            DraftRule(max(0, min(self.max_tokens, budget)), self.factor, self.offset, self.least, self.trees)
+            _native.DraftRule(max(0, min(self.max_tokens, budget)), self.factor, self.offset, self.least, self.trees)
             for budget in budgets
         ]
-        proposals = propose_rows(
+        proposals = _native.propose_rows(
             [state.tree for state in states],
             [TEXT] * len(states),
             self._answers,
@@ -147,7 +147,7 @@ class SuffixCache:
 
     def observe(self, row: Hashable, new_ids: Sequence[int]) -> None:
         """See `Drafter`. Other rows may be proposed it from now on."""
-        state: _Row = row_state(row, self._rows)
+        state = row_state(row, self._rows)
         ids = _checked(new_ids)
         state.extend(ids)
         if len(ids):
@@ -155,7 +155,7 @@ class SuffixCache:
 
     def stop(self, row: Hashable) -> None:
         """See `Drafter`. The answer stays, as long as there is room."""
-        state: _Row = row_state(row, self._rows)
+        state = row_state(row, self._rows)
         del self._rows[row]
         if state.answer in self._answers:
             self._answers.finish(state.answer)

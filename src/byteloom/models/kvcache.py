@@ -494,7 +494,7 @@ class RaggedCache(Cache):
             raise InvalidInputError(
                 f"give one or more new tokens for each of {len(self.lens)} rows; got {batch}x{queries}"
             )
-        if lengths_B is not None and not (0 <= int(lengths_B.min()) and int(lengths_B.max()) <= queries):
+        if lengths_B is not None and not (int(lengths_B.min()) >= 0 and int(lengths_B.max()) <= queries):
             raise InvalidInputError(f"a row has 0 to {queries} new tokens here; got lengths {lengths_B.tolist()}")
         self._pending = queries
         position_BQ = (self.lens[:, None] + torch.arange(queries)).to(ids_BQ.device)

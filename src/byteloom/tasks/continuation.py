@@ -6,6 +6,8 @@ sampling (Holtzman et al. 2020, arXiv 1904.09751) as transformers does them. Cos
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
+from byteloom.generate import Drafter, DraftModel, PromptLookup, Speculation, Statistics, SuffixCache
 from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.tokenize.loading import load_bpe
@@ -29,7 +32,7 @@ from byteloom.train.trainer import quiet_transformers
 class Continuation:
     """What a model wrote. data: the new bytes alone. ids: their tokens. prompt_tokens: those of the whole prompt;
     used_tokens: how many of the last of them the window had room for. ended: whether the model ended the document.
-    tokenizer: the byte tokenizer, None for a text tokenizer."""
+    tokenizer: the byte tokenizer, None for a text tokenizer. statistics: of speculation, where there was any."""
 
     data: bytes
     ids: np.ndarray
@@ -38,6 +41,7 @@ class Continuation:
     ended: bool
     seconds: float
     tokenizer: Tokenizer | None
+    statistics: Statistics | None = None
 
 
 def continue_bytes(
@@ -49,13 +53,18 @@ def continue_bytes(
     top_k: int = 0,
     top_p: float = 1.0,
     seed: int = 0,
+    draft: StrPath | None = None,
+    cache: StrPath | None = None,
 ) -> Continuation:
     """Let the model in `folder` continue `prompt`; the same seed gives the same bytes on the same machine.
 
     temperature 0 takes the most probable token each time; top_k 0 and top_p 1 leave all tokens in. What exceeds the
     window of the model slides: the older half of it is dropped when it is full. Without a prompt the model begins a
-    new document. Raises FileError when `folder` holds no model, InvalidInputError for numbers out of range and for a
-    prompt that a text tokenizer cannot take.
+    new document. draft: "suffix", "lookup" or the folder of a smaller model of the same vocabulary, which propose what
+    the model verifies: the text is the same, and sooner there where it repeats. cache: a file that keeps the answers
+    which "suffix" proposes from; made if there is none.
+    Raises FileError when `folder` holds no model, InvalidInputError for numbers out of range and for a prompt that a
+    text tokenizer cannot take.
     """
     if max_new_tokens < 1 or temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise InvalidInputError(
@@ -80,6 +89,12 @@ def continue_bytes(
 
     window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     used = ids[-max(window // 2, window - max_new_tokens) :]
+    method = None
+    if cache is not None and draft != "suffix":
+        raise InvalidInputError('a cache of answers goes with draft="suffix"')
+    if draft is not None:
+        drafter = _drafter(draft, model, cache, tokenizer)
+        method = Speculation(drafter)
     transformers.set_seed(seed)
     sampling = {"temperature": temperature, "top_k": top_k, "top_p": top_p} if temperature else {"top_k": None}
     began = time.perf_counter()
@@ -98,6 +113,7 @@ def continue_bytes(
                 max_new_tokens=room,
                 do_sample=temperature > 0,
                 suppress_tokens=only_bytes or None,
+                custom_generate=method,
                 **sampling,
             )
         written = output_BT[0, len(context) :].tolist()
@@ -105,6 +121,8 @@ def continue_bytes(
         new += written
         context = context + written
     seconds = time.perf_counter() - began
+    if cache is not None and isinstance(drafter, SuffixCache):
+        drafter.save(cache, _digest(tokenizer))
     if ended:
         new.pop()
     array = np.array(new, dtype=np.uint32)
@@ -118,7 +136,25 @@ def continue_bytes(
         ended=ended,
         seconds=seconds,
         tokenizer=bpe,
+        statistics=method.statistics if method else None,
     )
+
+
+def _drafter(
+    draft: StrPath, model: PreTrainedModel, cache: StrPath | None, tokenizer: transformers.PreTrainedTokenizerBase
+) -> Drafter:
+    if draft == "lookup":
+        return PromptLookup()
+    if draft == "suffix":
+        answers = SuffixCache(trees=True)
+        return answers.load(cache, _digest(tokenizer)) if cache is not None and Path(cache).exists() else answers
+    return DraftModel(load_model(draft).to(model.device))
+
+
+def _digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+    """What tells one vocabulary from another: a cache of ids is of no use with another."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
+    return hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def load_model(folder: StrPath) -> PreTrainedModel:

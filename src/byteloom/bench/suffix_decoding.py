@@ -1,0 +1,489 @@
+"""SuffixDecoding: what is accepted of its drafts, how much faster a model decodes, and what the suffix tree costs.
+
+Agent traces and file edits are replayed without a model, a small language model writes stories beside plain decoding
+and transformers' prompt look-up, and the tree takes streams of tokens, beside the official package where that is
+installed. `data` is a folder with agent-traces/, repo-edits/ and stories260k/; what is missing there is not measured,
+and without any of them edits of this machine's Python sources are replayed, and a model is trained on these.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import random
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from byteloom.bench.catalogue import Progress
+from byteloom.bench.measure import bench_machine, best_of, timed
+from byteloom.bench.result import Card, Figure, Result, Row, Scale
+from byteloom.corpus import Corpus
+from byteloom.tokenize import train_bpe
+from byteloom.train.plan import SIZES, Backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from byteloom.generate import Drafter
+
+CARD = Card(
+    method="suffix-decoding",
+    title="Drafts from suffix trees over the request and all earlier answers; the model verifies them in one pass.",
+    paper="SuffixDecoding: Extreme Speculative Decoding for Emerging AI Applications, Oliaro et al., NeurIPS 2025",
+    arxiv="2411.04975",
+    stage="generate",
+    module="byteloom.generate.suffix_cache",
+    headline="5.3x over plain decoding on AgenticSQL and 2.5x on SWE-Bench (Llama-3.1-8B-Instruct, one H100); 2.5x and "
+    "1.7x of what prompt look-up gives",
+    measures="tokens per step and acceptance on replayed traces and edits beside prompt look-up, tokens a second of a "
+    "small model beside plain decoding and transformers' prompt look-up, time and memory of the tree",
+)
+
+Request = tuple[list[int], list[int]]  # prompt, answer
+DEPTH = 64
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How much is measured at one scale."""
+
+    vocab: int  # of the tokenizer of the replays
+    learn: int  # bytes that it is learned from
+    edits: int
+    traces: int  # turns of agents
+    prompts: int  # stories
+    new: int  # tokens of each
+    stream: int  # tokens for the tree
+    backbone: Backbone  # where there is no trained model
+    seconds: float  # of its training
+
+
+_PLANS: dict[Scale, _Plan] = {
+    "smoke": _Plan(400, 60_000, 2, 4, 2, 16, 4_000, Backbone(32, 1, 2, 64), 0.3),
+    "cpu": _Plan(8_192, 4_000_000, 100, 200, 40, 200, 1_000_000, SIZES["tiny"], 60),
+}
+
+
+def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = None) -> Result:
+    """Measure on the traces, edits and the model in `data`, or on this machine's Python sources."""
+    plan = _PLANS[scale]
+    report = progress or (lambda what, done, total: None)
+    began = time.perf_counter()
+    sources = [
+        bytes(d.data) for d in Corpus([sysconfig.get_path("stdlib") + "/**/*.py"], archives=False).sample(plan.learn)
+    ]
+    numbers: dict[str, Figure] = {}
+    rows: list[Row] = []
+    notes: list[str] = []
+    for name, (texts, learn) in _requests(data, sources, plan).items():
+        tokenizer = train_bpe([*learn, *sources][:2000], vocab_size=plan.vocab, min_frequency=2)
+        requests = [(tokenizer.encode(p).tolist(), tokenizer.encode(a).tolist()) for p, a in texts]
+        more, table = _replays(name, requests, report)
+        numbers |= more
+        rows += table
+        notes.append(
+            f"{name}: {len(requests)} requests, on average {np.mean([len(p) for p, _ in requests]):,.0f} tokens of "
+            f"prompt and {np.mean([len(a) for _, a in requests]):,.0f} of answer; a BPE of {plan.vocab:,} tokens."
+        )
+    more, table = _live(data, sources, plan, report)
+    numbers |= more
+    rows += table
+    streams = _streams([tokenizer.encode(source) for source in sources], plan)
+    more, table = _trees(streams)
+    numbers |= more
+    rows += table
+    if scale == "smoke":  # too little work for a bound to mean anything
+        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
+    return Result(
+        CARD.method, scale, numbers, rows, bench_machine("torch", "transformers"), time.perf_counter() - began, notes
+    )
+
+
+# Replays
+
+
+def _requests(
+    data: Path | None, sources: list[bytes], plan: _Plan
+) -> dict[str, tuple[list[tuple[bytes, bytes]], list[bytes]]]:
+    """By name: pairs of prompt and answer, and texts to learn a tokenizer from."""
+    found = {}
+    traces, edits = (
+        (data / "agent-traces/traces.jsonl.gz", data / "repo-edits/edits.jsonl.gz") if data else (None, None)
+    )
+    if edits is not None and edits.exists():
+        rows = _json_lines(edits)
+        pairs = [
+            (f"{row['message']}\n{row['path']}\n{row['old']}\n".encode(), row["new"].encode())
+            for row in rows[150 : 150 + plan.edits]
+        ]
+        found["edits of files"] = (pairs, [row["old"].encode() for row in rows[:150]])
+    if traces is not None and traces.exists():
+        turns, texts = [], []
+        for trace in _json_lines(traces):
+            before = ""
+            for message in trace["messages"]:
+                if message["role"] == "assistant" and not message.get("is_demo") and message["content"]:
+                    turns.append((before[-24_000:].encode(), message["content"].encode()))
+                before += message["content"] + "\n"
+            texts.append(before.encode())
+        found["turns of agents"] = (turns[: plan.traces], texts)
+    if not found:
+        found["renamings in Python sources"] = ([_renamed(source) for source in sources[: plan.edits]], sources)
+    return found
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _renamed(source: bytes, size: int = 4_000) -> tuple[bytes, bytes]:
+    """A file, and the same with its most frequent long word written otherwise."""
+    text = source[:size]
+    words = [word for word in text.replace(b"(", b" ").replace(b".", b" ").split() if word.isalpha() and len(word) > 4]
+    word = max(set(words), key=words.count, default=b"self")
+    return text, text.replace(word, word + b"_new")
+
+
+def _drafters() -> dict[str, Callable[[], Drafter]]:
+    from byteloom.generate import PromptLookup, SuffixCache
+
+    return {
+        "prompt look-up, 2-grams, 10 tokens": lambda: PromptLookup(10, 2),
+        "prompt look-up, 3-grams, 10 tokens": lambda: PromptLookup(10, 3),
+        "prompt look-up, 5-grams, 32 tokens": lambda: PromptLookup(32, 5),
+        "suffix path, factor 1": lambda: SuffixCache(max_depth=DEPTH),
+        "suffix path, factor 4": lambda: SuffixCache(max_depth=DEPTH, factor=4),
+        "suffix tree, factor 1": lambda: SuffixCache(max_depth=DEPTH, trees=True),
+        "suffix tree, factor 4": lambda: SuffixCache(max_depth=DEPTH, trees=True, factor=4),
+        "suffix path, factor 1, depth 128": lambda: SuffixCache(max_depth=128, max_tokens=128),
+    }
+
+
+def replay(drafter: Drafter, requests: Sequence[Request]) -> dict[str, float]:
+    """What a drafter would get accepted if the model wrote these answers; seconds are the drafter's."""
+    steps = drafted = accepted = tokens = 0
+    speedups = []
+    began = time.perf_counter()
+    for row, (prompt, answer) in enumerate(requests):
+        drafter.start(row, prompt)
+        done = before = 0
+        first = steps
+        while done < len(answer):
+            (draft,) = drafter.propose([row], [len(answer) - done])
+            children = {
+                (parent, token): at for at, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True))
+            }
+            at: int | None = -1
+            before = done
+            while done < len(answer):
+                at = children.get((at, answer[done])) if at is not None else None
+                done += 1
+                if at is None:
+                    break
+            steps += 1
+            drafted += len(draft.tokens)
+            accepted += done - before - (at is None)
+            drafter.observe(row, answer[before:done])
+        drafter.stop(row)
+        tokens += len(answer)
+        speedups.append(len(answer) / (steps - first))
+    return {
+        "tokens a step": tokens / steps,
+        "mean of tokens a step over requests": float(np.mean(speedups)),
+        "drafted a step": drafted / steps,
+        "acceptance": accepted / max(1, drafted),
+        "us a token": 1e6 * (time.perf_counter() - began) / tokens,
+    }
+
+
+def _replays(name: str, requests: list[Request], report: Progress) -> tuple[dict[str, Figure], list[Row]]:
+    found = {}
+    drafters = _drafters()
+    for done, (drafter, make) in enumerate(drafters.items()):
+        report(f"replaying {name}", done, len(drafters))
+        found[drafter] = replay(make(), requests)
+    rows: list[Row] = [
+        {"table": f"Replay: {name}", "drafter": drafter, **figures} for drafter, figures in found.items()
+    ]
+    suffix = found["suffix path, factor 1"]
+    best = max((f for d, f in found.items() if d.startswith("prompt")), key=lambda f: f["tokens a step"])
+    three = found["prompt look-up, 3-grams, 10 tokens"]
+    if name.startswith("turns"):
+        bounds = {
+            "over the best prompt look-up": Figure(suffix["tokens a step"] / best["tokens a step"], "x", at_least=1.4),
+            "tokens drafted, over the best prompt look-up": Figure(
+                suffix["drafted a step"] / best["drafted a step"], "x", at_most=0.5
+            ),
+        }
+    else:
+        bounds = {
+            "over prompt look-up by 3-grams": Figure(
+                suffix["tokens a step"] / three["tokens a step"], "x", at_least=1.8
+            ),
+            "acceptance": Figure(suffix["acceptance"], "", at_least=0.8),
+        }
+    return {f"{name}: suffix path, {what}": figure for what, figure in bounds.items()}, rows
+
+
+# A model that writes
+
+
+def _live(
+    data: Path | None, sources: list[bytes], plan: _Plan, report: Progress
+) -> tuple[dict[str, Figure], list[Row]]:
+    import torch
+
+    from byteloom.generate import PromptLookup, Speculation, SuffixCache
+
+    torch.set_num_threads(1)
+    model, prompts, name = _model(data, sources, plan, report)
+    options = {"max_new_tokens": plan.new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    methods: dict[str, tuple[dict[str, Any], Speculation | None]] = {"plain": ({}, None)}
+    methods["transformers, prompt look-up"] = ({"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}, None)
+    drafters: dict[str, Drafter] = {
+        "prompt look-up": PromptLookup(10, 3),
+        "suffix path": SuffixCache(max_depth=DEPTH),
+        "suffix tree": SuffixCache(max_depth=DEPTH, trees=True, factor=2),
+    }
+    for label, drafter in drafters.items():
+        method = Speculation(drafter)
+        methods[label] = ({"custom_generate": method}, method)
+    seconds = dict.fromkeys(methods, 0.0)
+    same = dict.fromkeys(methods, 0)
+    for done, ids in enumerate(prompts):  # side by side, so that what disturbs one disturbs all
+        report("writing", done, len(prompts))
+        texts = {}
+        for label, (extra, _) in methods.items():
+            ids_BT = torch.tensor([ids])
+            call = partial(model.generate, ids_BT, attention_mask=torch.ones_like(ids_BT), **options, **extra)
+            texts[label], span = timed(call)
+            seconds[label] += span.wall
+        for label, text in texts.items():
+            same[label] += torch.equal(text, texts["plain"])
+    tokens = plan.new * len(prompts)
+    rows: list[Row] = [
+        {
+            "table": f"Greedy decoding: {name}, one row, one thread",
+            "method": label,
+            "tokens a second": tokens / seconds[label],
+            "over plain": seconds["plain"] / seconds[label],
+            "tokens a step": method.statistics.tokens_per_step if method else None,
+            "acceptance": method.statistics.acceptance if method else None,
+            "texts equal to plain (%)": 100 * same[label] / len(prompts),
+        }
+        for label, (_, method) in methods.items()
+    ]
+    worst, row = _fresh_text(model, prompts, plan)
+    look_up = seconds["transformers, prompt look-up"]
+    return {
+        f"{name}: suffix path over plain decoding": Figure(
+            seconds["plain"] / seconds["suffix path"], "x", at_least=2.5
+        ),
+        f"{name}: suffix tree over plain decoding": Figure(
+            seconds["plain"] / seconds["suffix tree"], "x", at_least=2.5
+        ),
+        f"{name}: suffix path over transformers' prompt look-up": Figure(
+            look_up / seconds["suffix path"], "x", at_least=2
+        ),
+        f"{name}: texts of suffix path equal to plain": Figure(
+            100 * same["suffix path"] / len(prompts), "%", at_least=100
+        ),
+        f"{name}: sampled text that repeats nothing, suffix path over plain": Figure(worst, "x", at_least=0.97),
+    }, [*rows, row]
+
+
+def _fresh_text(model: PreTrainedModel, prompts: list[list[int]], plan: _Plan) -> tuple[float, Row]:
+    """Text drawn at random, of which a cache can guess little: is plain decoding faster then?"""
+    import torch
+
+    from byteloom.generate import Speculation, SuffixCache
+
+    seconds = [0.0, 0.0]
+    method = Speculation(SuffixCache(max_depth=DEPTH))
+    for seed, ids in enumerate(prompts):
+        for which, extra in enumerate(({}, {"custom_generate": method})):
+            torch.manual_seed(seed)
+            ids_BT = torch.tensor([ids])
+            call = partial(
+                model.generate,
+                ids_BT,
+                attention_mask=torch.ones_like(ids_BT),
+                max_new_tokens=plan.new,
+                do_sample=True,
+                temperature=1.5,
+                top_k=0,
+                eos_token_id=None,
+                pad_token_id=0,
+                **extra,
+            )
+            seconds[which] += timed(call)[1].wall
+    return seconds[0] / seconds[1], {
+        "table": "Text drawn at temperature 1.5, which repeats little",
+        "method": "suffix path",
+        "over plain": seconds[0] / seconds[1],
+        "tokens a step": method.statistics.tokens_per_step,
+    }
+
+
+def _model(
+    data: Path | None, sources: list[bytes], plan: _Plan, report: Progress
+) -> tuple[PreTrainedModel, list[list[int]], str]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from byteloom.tasks.small_models import train_small_model
+    from byteloom.train.trainer import quiet_transformers
+
+    stories = None if data is None else data / "stories260k"
+    if stories is not None and stories.exists():
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(stories, local_files_only=True).eval()
+            tokenizer = AutoTokenizer.from_pretrained(stories, local_files_only=True)
+        draw = random.Random(0)
+        names = ["Lily", "Tom", "Sue", "Max", "Mia", "Ben", "Anna", "Sam"]
+        things = ["ball", "dog", "hat", "toy car", "big box", "red bike"]
+        prompts = []
+        for _ in range(plan.prompts):
+            name, child = draw.choice(names), draw.choice(["little girl", "little boy"])
+            prompts.append(
+                tokenizer(f"Once upon a time, there was a {child} named {name}. {name} had a {draw.choice(things)}.")[
+                    "input_ids"
+                ]
+            )
+        return model, prompts, "stories260k"
+    bpe = train_bpe(sources, vocab_size=512, min_frequency=2)
+    with tempfile.TemporaryDirectory(prefix="byteloom-bench-") as folder:
+        train_small_model(
+            bpe, plan.backbone, sources[1:], sources[:1], Path(folder), seconds=plan.seconds, progress=report
+        )
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(Path(folder, "model"), local_files_only=True).eval()
+    room = min(32, plan.backbone.context // 2)
+    return model, [bpe.encode(source[:400])[:room].tolist() for source in sources[: plan.prompts]], "a model of Python"
+
+
+# The tree
+
+
+def _streams(encoded: list[np.ndarray], plan: _Plan) -> dict[str, list[np.ndarray]]:
+    """Token streams by kind, each a list of sequences: uint32 [n]."""
+    rng = np.random.default_rng(0)
+    sources, left = [], plan.stream
+    while left > 0:
+        for ids in encoded:
+            sources.append(ids[:left].astype(np.uint32))
+            left -= len(sources[-1])
+            if left <= 0:
+                break
+    edits = []
+    for at in range(0, plan.stream, 2_000):
+        base = encoded[at // 20_000 % len(encoded)][:2_000].copy()
+        base[rng.integers(0, len(base), max(1, len(base) // 100))] = rng.integers(0, plan.vocab)
+        edits.append(base.astype(np.uint32))
+    noise = np.split(rng.integers(0, plan.vocab, plan.stream, dtype=np.uint32), max(1, plan.stream // 2_000))
+    return {"Python sources": sources, "ten edits of each source": edits, "random tokens": noise}
+
+
+def _trees(streams: dict[str, list[np.ndarray]]) -> tuple[dict[str, Figure], list[Row]]:
+    numbers: dict[str, Figure] = {}
+    rows: list[Row] = []
+    peer = _peer()
+    for kind, sequences in streams.items():
+        ours = _measure(_Ours, sequences)
+        rows.append({"table": f"The tree on {kind}", "tree": "byteloom", **ours})
+        numbers[f"{kind}: bytes a token"] = Figure(ours["bytes a token"], "B", at_most=190)
+        if peer is None:
+            continue
+        theirs = _measure(peer, sequences)
+        rows.append({"table": f"The tree on {kind}", "tree": "arctic-inference", **theirs})
+        for what, bound in (
+            ("us a token to extend", 1.0),
+            ("us a token to remove", 1.0),
+            ("us a proposal after a full match", 0.25),
+            ("us a proposal after no match", 1.0),
+            ("bytes a token", 0.6),
+        ):
+            numbers[f"{kind}: {what}, over the official package"] = Figure(
+                ours[what] / theirs[what], "x", at_most=bound
+            )
+    return numbers, rows
+
+
+class _Ours:
+    def __init__(self) -> None:
+        from byteloom import _native
+
+        self.tree = _native.SuffixTree(DEPTH)
+        self.rule = _native.DraftRule(DEPTH, 1.0, 0.0, 0.1, False)
+
+    def extend(self, id: int, tokens: np.ndarray) -> None:
+        self.tree.extend(id, tokens)
+        self.tree.finish(id)
+
+    def propose(self, context: np.ndarray) -> None:
+        self.tree.propose(context, self.rule)
+
+    def remove(self, id: int) -> None:
+        self.tree.remove(id)
+
+    def bytes(self) -> int:
+        return int(self.tree.nbytes)
+
+
+def _peer() -> type | None:
+    """The official tree, arctic-inference, where it is installed."""
+    try:
+        from arctic_inference.suffix_decoding._C import SuffixTree as Official
+    except ImportError:
+        return None
+
+    class Peer:
+        def __init__(self) -> None:
+            self.tree = Official(DEPTH)
+
+        def extend(self, id: int, tokens: np.ndarray) -> None:
+            self.tree.extend(id, tokens.view(np.int32))
+
+        def propose(self, context: np.ndarray) -> None:
+            self.tree.speculate(context.view(np.int32), DEPTH, 1.0, 0.0, 0.1, False)
+
+        def remove(self, id: int) -> None:
+            self.tree.remove(id)
+
+        def bytes(self) -> int:
+            return int(self.tree.estimate_memory())
+
+    return Peer
+
+
+def _measure(make: Callable[[], Any], sequences: list[np.ndarray]) -> dict[str, float]:
+    tree = make()
+    tokens = sum(map(len, sequences))
+    extended = best_of(1, lambda: [tree.extend(id, tokens) for id, tokens in enumerate(sequences)]).cpu
+    size = tree.bytes()
+    rng = np.random.default_rng(1)
+    matches, misses = [], []
+    for _ in range(200):
+        sequence = sequences[rng.integers(len(sequences))]
+        at = int(rng.integers(max(1, len(sequence) - DEPTH // 2)))
+        matches.append(np.ascontiguousarray(sequence[at : at + DEPTH // 2]))
+        misses.append(rng.integers(1 << 20, 1 << 21, DEPTH, dtype=np.uint32))
+    full = best_of(3, lambda: [tree.propose(context) for context in matches]).cpu
+    none = best_of(3, lambda: [tree.propose(context) for context in misses]).cpu
+    removed = list(range(len(sequences) // 2))
+    taken = best_of(1, lambda: [tree.remove(id) for id in removed]).cpu
+    return {
+        "us a token to extend": 1e6 * extended / tokens,
+        "us a token to remove": 1e6 * taken / max(1, sum(len(sequences[id]) for id in removed)),
+        "us a proposal after a full match": 1e6 * full / len(matches),
+        "us a proposal after no match": 1e6 * none / len(misses),
+        "bytes a token": size / tokens,
+    }
