@@ -44,9 +44,9 @@ class LockedTree {
     std::mutex mutex_;
 };
 
-nb::tuple to_tuple(SuffixDraft&& draft) {
-    return nb::make_tuple(to_numpy(std::move(draft.tokens)), to_numpy(std::move(draft.parents)),
-                          to_numpy(std::move(draft.probabilities)), draft.score, draft.match);
+// As lists: drafts are short, and arrays would take longer to make than to fill.
+nb::tuple to_tuple(const SuffixDraft& draft) {
+    return nb::make_tuple(draft.tokens, draft.parents, draft.probabilities, draft.score, draft.match);
 }
 
 // For each row the better of the drafts of its own tree and of the one that all share; its own where they are equal.
@@ -69,7 +69,9 @@ nb::list propose_rows(const std::vector<std::shared_ptr<LockedTree>>& trees, con
         }
     }
     nb::list all;
-    for (auto& [draft, of_shared] : drafts) all.append(nb::make_tuple(to_tuple(std::move(draft)), of_shared));
+    for (const auto& [draft, of_shared] : drafts) {
+        all.append(nb::make_tuple(draft.tokens, draft.parents, draft.probabilities, draft.match, of_shared));
+    }
     return all;
 }
 
@@ -140,7 +142,7 @@ void bind_suffix(nb::module_& module) {
                      [](LockedTree& self) { return self.with([](SuffixTree& tree) { return tree.bytes(); }); });
 
     module.def("propose_rows", &propose_rows, "trees"_a, "ids"_a, "shared"_a, "contexts"_a, "rules"_a,
-               "[((tokens, parents, probabilities, score, length of the match), of the shared tree)] for every row");
+               "[(tokens, parents, probabilities, length of the match, of the shared tree)], lists, for every row");
 }
 
 }  // namespace byteloom

@@ -45,11 +45,6 @@ def assert_same_counts(tree, twin):
             assert tree.count(array(pattern)) == twin.count(pattern), pattern
 
 
-def as_lists(draft):
-    tokens, parents, probabilities, score, match = draft
-    return tokens.tolist(), parents.tolist(), probabilities.tolist(), score, match
-
-
 @settings(max_examples=150, deadline=None)
 @given(histories())
 def test_counts_are_those_of_all_windows(history):
@@ -72,13 +67,13 @@ def test_drafts_are_those_of_the_definition(history, limit, factor, offset, leas
     tree, twin = play(*history)
     rule = DraftRule(limit, factor, offset, least, branching)
     for id, text in twin.sequences.items():
-        tokens, parents, probabilities, score, match = as_lists(tree.propose(array(text), rule))
+        tokens, parents, probabilities, score, match = tree.propose(array(text), rule)
         expected = twin.propose(text, limit, factor, offset, least, branching)
         assert (tokens, parents, match) == (expected.tokens, expected.parents, expected.match)
         assert probabilities == pytest.approx(expected.probabilities)
         assert score == pytest.approx(expected.score)
         if tree.is_open(id):
-            assert as_lists(tree.propose_after(id, rule)) == (tokens, parents, probabilities, score, match)
+            assert tree.propose_after(id, rule) == (tokens, parents, probabilities, score, match)
 
 
 @settings(max_examples=200, deadline=None)
@@ -93,7 +88,7 @@ def test_what_is_removed_counts_no_more(history):
     assert_same_counts(tree, twin)
     for text in twin.sequences.values():
         rule = DraftRule(20, 2.0, 0.0, 0.05, True)
-        tokens, parents, probabilities, score, match = as_lists(tree.propose(array(text), rule))
+        tokens, parents, probabilities, score, match = tree.propose(array(text), rule)
         assert score == pytest.approx(sum(probabilities)) and (match == 0) == (not tokens)
         assert score == pytest.approx(twin.propose(text, 20, 2.0, 0.0, 0.05, True).score, abs=score / 2 + 1e-6)
         for i, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
@@ -141,8 +136,8 @@ def test_the_better_of_two_trees_answers_for_each_row():
     shared.extend(7, array([5, 6, 7, 8]))
     rule = DraftRule(8, 1.0, 0.0, 0.1, False)
     first, second = propose_rows([own, own], [0, 1], shared, [array([1, 2]), array([5, 6])], [rule, rule])
-    assert (first[0][0].tolist(), first[1]) == ([3, 9], False)
-    assert (second[0][0].tolist(), second[1]) == ([7, 8], True)
+    assert first == ([3, 9], [-1, 0], [1.0, 1.0], 2, False)
+    assert second == ([7, 8], [-1, 0], [1.0, 1.0], 2, True)
     with pytest.raises(ValueError, match="for every row"):
         propose_rows([own], [0, 1], shared, [], [])
 

@@ -450,10 +450,10 @@ def _peer() -> type | None:
             self.tree = Official(DEPTH)
 
         def extend(self, id: int, tokens: np.ndarray) -> None:
-            self.tree.extend(id, tokens.view(np.int32))
+            self.tree.extend_ndarray(id, tokens.view(np.int32))
 
         def propose(self, context: np.ndarray) -> None:
-            self.tree.speculate(context.view(np.int32), DEPTH, 1.0, 0.0, 0.1, False)
+            self.tree.speculate_ndarray(context.view(np.int32), DEPTH, 1.0, 0.0, 0.1, False)
 
         def remove(self, id: int) -> None:
             self.tree.remove(id)

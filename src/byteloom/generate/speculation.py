@@ -337,7 +337,7 @@ class _Text:
 
     def usable(self, draft: Draft, *, trees: bool) -> Draft:
         """The part of a draft that can be verified."""
-        if any(not 0 <= token < self._vocabulary for token in draft.tokens):
+        if draft.tokens and not 0 <= min(draft.tokens) <= max(draft.tokens) < self._vocabulary:
             warnings.warn("a drafter proposed ids that the model does not have; they are ignored", stacklevel=2)
             return Draft(source=draft.source)
         if not trees and not draft.is_path:
@@ -379,17 +379,18 @@ class _Text:
 class Pace:
     """How much of the drafts is worth its verification: the size with the most expected tokens a second.
 
-    What a pass costs is remembered by its rows and the power of two of its tokens a row; a size that was never tried is
+    What drafts yield is remembered by their source and the power of two of their match, and what a pass costs by its
+    rows and the power of two of its tokens a row; a size that was never tried is
     taken to cost what the next smaller one does, and one that was costly once is tried again after a while, for it may
     have been by chance.
     """
 
     NEWEST = 0.25  # weight of a new measurement
-    FADING = 0.995  # of a cost, each time another size is chosen
+    FADING = 0.999  # of a cost, each time another size is chosen
 
     def __init__(self) -> None:
         self._costs: dict[tuple[int, int], float] = {}  # seconds
-        self._trust: dict[str, float] = {}  # accepted tokens, as a share of those that the source expected
+        self._trust: dict[tuple[str, int], float] = {}  # accepted tokens, as a share of those that were expected
 
     def size(self, drafts: Sequence[Draft]) -> int:
         """How many tokens of each draft to verify, at most."""
@@ -400,7 +401,7 @@ class Pace:
         expected = float(len(drafts))
         for size in sorted({*(size for size in (0, 1, 3, 7, 15, 31) if size < longest), longest}):
             for draft in drafts:
-                expected += self._trust.get(draft.source, 1.0) * sum(draft.probabilities[counted:size])
+                expected += self._trust.get(_kind(draft), 1.0) * sum(draft.probabilities[counted:size])
             counted = size
             if expected / self._cost(len(drafts), 1 + size) > rate:
                 best, rate = size, expected / self._cost(len(drafts), 1 + size)
@@ -412,8 +413,12 @@ class Pace:
     def learn_cost(self, rows: int, tokens: int, seconds: float) -> None:
         """A pass over so many tokens of each row took so long."""
         known = (rows, tokens.bit_length())
-        old = self._costs.get(known, seconds)
-        self._costs[known] = old + self.NEWEST * (seconds - old)
+        if known in self._costs:
+            old = self._costs[known]
+            self._costs[known] = old + self.NEWEST * (min(seconds, 2 * old) - old)  # what disturbed it passes
+        else:
+            one = self._costs.get((rows, 1))
+            self._costs[known] = seconds if one is None else min(seconds, tokens * one)
 
     def learn_yield(self, whole: Draft, verified: Draft, accepted: int, token: int) -> None:
         """So many tokens of the verified part were accepted; `token` came next, even where nothing was verified."""
@@ -424,14 +429,19 @@ class Pace:
             roots = [at for at, parent in enumerate(whole.parents) if parent < 0]
             expected = sum(whole.probabilities[at] for at in roots)
             got = float(any(whole.tokens[at] == token for at in roots))
-        old = self._trust.get(whole.source, 1.0)
+        old = self._trust.get(_kind(whole), 1.0)
         share = min(2.0, got / expected) if expected > 0 else 0.0
-        self._trust[whole.source] = old + 0.1 * (share - old)
+        self._trust[_kind(whole)] = old + 0.1 * (share - old)
 
     def _cost(self, rows: int, tokens: int) -> float:
         same = {bucket: cost for (known, bucket), cost in self._costs.items() if known == rows}
         smaller = [cost for bucket, cost in same.items() if bucket <= tokens.bit_length()]
         return max(smaller, default=min(same.values(), default=1.0))
+
+
+def _kind(draft: Draft) -> tuple[str, int]:
+    """Drafts that are trusted alike: of one source, after matches of about one length."""
+    return draft.source, draft.match.bit_length()
 
 
 def _best_path(draft: Draft) -> Draft:

@@ -131,18 +131,12 @@ class SuffixCache:
             [state.tree for state in states],
             [TEXT] * len(states),
             self._answers,
-            [np.array(state.text[-self.max_depth :], np.uint32) for state in states],
+            [np.frombuffer(state.text[-self.max_depth :], np.uint32) for state in states],
             rules,
         )
         return [
-            Draft(
-                tokens.tolist(),
-                parents.tolist(),
-                probabilities.tolist(),
-                match=match,
-                source="answers" if of_answers else "text",
-            )
-            for (tokens, parents, probabilities, _, match), of_answers in proposals
+            Draft(tokens, parents, probabilities, match=match, source="answers" if of_answers else "text")
+            for tokens, parents, probabilities, match, of_answers in proposals
         ]
 
     def observe(self, row: Hashable, new_ids: Sequence[int]) -> None:
@@ -221,6 +215,11 @@ class SuffixCache:
 
 def _checked(ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint32]:
     """The ids as uint32 [n]. Raises InvalidInputError when they are not token ids."""
+    if isinstance(ids, list):  # the tokens of a step: numpy would take longer than the tree
+        try:
+            return np.frombuffer(array("I", ids), np.uint32)
+        except (TypeError, OverflowError):
+            pass  # said below
     given = np.asarray(ids)
     if given.size == 0:
         return np.zeros(0, np.uint32)
