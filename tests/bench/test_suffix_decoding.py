@@ -53,6 +53,7 @@ def test_requests_of_the_data_folder(tmp_path) -> None:
         path = tmp_path / f"{name}.jsonl.gz"
         path.parent.mkdir()
         path.write_bytes(gzip.compress("\n".join(map(json.dumps, rows)).encode()))
-    found = suffix_decoding._requests(tmp_path, [], suffix_decoding._PLANS["cpu"])
-    assert found["turns of agents"][0] == [(b"find the bug\na demonstration\n", b"ls")]
-    assert found["edits of files"][0][0] == (b"m\np\nold 150\n", b"new 150")
+    found, learn = suffix_decoding._requests(tmp_path, [], suffix_decoding._PLANS["cpu"])
+    assert found["turns of agents"] == [("find the bug\na demonstration\n", "ls")]
+    assert found["edits of files"][0] == ("m\np\nold 150\n", "new 150")
+    assert len(learn) == 151

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import re
 import sysconfig
 import tempfile
 import time
@@ -30,6 +31,7 @@ from byteloom.tokenize import train_bpe
 from byteloom.train.plan import SIZES, Backbone
 
 if TYPE_CHECKING:
+    import tokenizers
     from transformers import PreTrainedModel
 
     from byteloom.generate import Drafter
@@ -83,9 +85,10 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     numbers: dict[str, Figure] = {}
     rows: list[Row] = []
     notes: list[str] = []
-    for name, (texts, learn) in _requests(data, sources, plan).items():
-        tokenizer = train_bpe([*learn, *sources][:2000], vocab_size=plan.vocab, min_frequency=2)
-        requests = [(tokenizer.encode(p).tolist(), tokenizer.encode(a).tolist()) for p, a in texts]
+    texts, learn = _requests(data, sources, plan)
+    tokenizer = _tokenizer(learn, plan.vocab)
+    for name, pairs in texts.items():
+        requests = [(tokenizer.encode(prompt).ids, tokenizer.encode(answer).ids) for prompt, answer in pairs]
         more, table = _replays(name, requests, report)
         numbers |= more
         rows += table
@@ -96,7 +99,9 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more, table = _live(data, sources, plan, report)
     numbers |= more
     rows += table
-    streams = _streams([tokenizer.encode(source) for source in sources], plan)
+    streams = _streams(
+        [np.array(tokenizer.encode(source.decode("utf-8", "replace")).ids, np.uint32) for source in sources], plan
+    )
     more, table = _trees(streams)
     numbers |= more
     rows += table
@@ -110,34 +115,46 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
 # Replays
 
 
+def _tokenizer(texts: list[str], vocab_size: int) -> tokenizers.Tokenizer:
+    """A byte-level BPE that cuts words first, as those of most language models do."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, initial_alphabet=alphabet, show_progress=False)
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
 def _requests(
     data: Path | None, sources: list[bytes], plan: _Plan
-) -> dict[str, tuple[list[tuple[bytes, bytes]], list[bytes]]]:
-    """By name: pairs of prompt and answer, and texts to learn a tokenizer from."""
-    found = {}
-    traces, edits = (
-        (data / "agent-traces/traces.jsonl.gz", data / "repo-edits/edits.jsonl.gz") if data else (None, None)
-    )
+) -> tuple[dict[str, list[tuple[str, str]]], list[str]]:
+    """By name: pairs of prompt and answer; and texts to learn a tokenizer from."""
+    found: dict[str, list[tuple[str, str]]] = {}
+    learn: list[str] = []
+    edits = data / "repo-edits/edits.jsonl.gz" if data is not None else None
     if edits is not None and edits.exists():
         rows = _json_lines(edits)
-        pairs = [
-            (f"{row['message']}\n{row['path']}\n{row['old']}\n".encode(), row["new"].encode())
-            for row in rows[150 : 150 + plan.edits]
+        found["edits of files"] = [
+            (f"{row['message']}\n{row['path']}\n{row['old']}\n", row["new"]) for row in rows[150 : 150 + plan.edits]
         ]
-        found["edits of files"] = (pairs, [row["old"].encode() for row in rows[:150]])
+        learn += [row["old"] for row in rows[:150]]
+    traces = data / "agent-traces/traces.jsonl.gz" if data is not None else None
     if traces is not None and traces.exists():
-        turns, texts = [], []
+        turns = []
         for trace in _json_lines(traces):
             before = ""
             for message in trace["messages"]:
                 if message["role"] == "assistant" and not message.get("is_demo") and message["content"]:
-                    turns.append((before[-24_000:].encode(), message["content"].encode()))
+                    turns.append((before[-24_000:], message["content"]))
                 before += message["content"] + "\n"
-            texts.append(before.encode())
-        found["turns of agents"] = (turns[: plan.traces], texts)
+            learn.append(before)
+        found["turns of agents"] = turns[: plan.traces]
     if not found:
-        found["renamings in Python sources"] = ([_renamed(source) for source in sources[: plan.edits]], sources)
-    return found
+        learn = [source.decode("utf-8", "replace") for source in sources]
+        found["renamings in Python sources"] = [_renamed(text) for text in learn[: plan.edits]]
+    return found, learn
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
@@ -145,12 +162,12 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in file]
 
 
-def _renamed(source: bytes, size: int = 4_000) -> tuple[bytes, bytes]:
+def _renamed(source: str, size: int = 4_000) -> tuple[str, str]:
     """A file, and the same with its most frequent long word written otherwise."""
     text = source[:size]
-    words = [word for word in text.replace(b"(", b" ").replace(b".", b" ").split() if word.isalpha() and len(word) > 4]
-    word = max(set(words), key=words.count, default=b"self")
-    return text, text.replace(word, word + b"_new")
+    words = [word for word in re.findall("[a-z_]+", text) if len(word) > 4]
+    word = max(set(words), key=words.count, default="self")
+    return text, text.replace(word, word + "_new")
 
 
 def _drafters() -> dict[str, Callable[[], Drafter]]:
@@ -379,7 +396,7 @@ def _streams(encoded: list[np.ndarray], plan: _Plan) -> dict[str, list[np.ndarra
     sources, left = [], plan.stream
     while left > 0:
         for ids in encoded:
-            sources.append(ids[:left].astype(np.uint32))
+            sources.append(ids[:left])
             left -= len(sources[-1])
             if left <= 0:
                 break
@@ -387,7 +404,7 @@ def _streams(encoded: list[np.ndarray], plan: _Plan) -> dict[str, list[np.ndarra
     for at in range(0, plan.stream, 2_000):
         base = encoded[at // 20_000 % len(encoded)][:2_000].copy()
         base[rng.integers(0, len(base), max(1, len(base) // 100))] = rng.integers(0, plan.vocab)
-        edits.append(base.astype(np.uint32))
+        edits.append(base)
     noise = np.split(rng.integers(0, plan.vocab, plan.stream, dtype=np.uint32), max(1, plan.stream // 2_000))
     return {"Python sources": sources, "ten edits of each source": edits, "random tokens": noise}
 

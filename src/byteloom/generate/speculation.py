@@ -387,10 +387,12 @@ class Pace:
 
     NEWEST = 0.25  # weight of a new measurement
     FADING = 0.999  # of a cost, each time another size is chosen
+    MARGIN = 1.1
+    LASTING = 0.97  # of what drafts yielded, each time a draft of the kind is judged
 
     def __init__(self) -> None:
         self._costs: dict[tuple[int, int], float] = {}  # seconds
-        self._trust: dict[tuple[str, int], float] = {}  # accepted tokens, as a share of those that were expected
+        self._yields: dict[tuple[str, int], tuple[float, float]] = {}  # accepted tokens, and expected ones; they fade
 
     def size(self, drafts: Sequence[Draft]) -> int:
         """How many tokens of each draft to verify, at most."""
@@ -401,10 +403,12 @@ class Pace:
         expected = float(len(drafts))
         for size in sorted({*(size for size in (0, 1, 3, 7, 15, 31) if size < longest), longest}):
             for draft in drafts:
-                expected += self._trust.get(_kind(draft), 1.0) * sum(draft.probabilities[counted:size])
+                expected += self.trust(draft) * sum(draft.probabilities[counted:size])
             counted = size
-            if expected / self._cost(len(drafts), 1 + size) > rate:
-                best, rate = size, expected / self._cost(len(drafts), 1 + size)
+            worth = expected / self._cost(len(drafts), 1 + size)
+            if worth > rate:
+                # Next to nothing, a draft has to promise more than what estimates may be wrong by.
+                best, rate = size, worth * (self.MARGIN if size == 0 else 1)
         for known in self._costs:
             if known[1] > 1 and known != (len(drafts), (1 + best).bit_length()):
                 self._costs[known] *= self.FADING
@@ -429,9 +433,13 @@ class Pace:
             roots = [at for at, parent in enumerate(whole.parents) if parent < 0]
             expected = sum(whole.probabilities[at] for at in roots)
             got = float(any(whole.tokens[at] == token for at in roots))
-        old = self._trust.get(_kind(whole), 1.0)
-        share = min(2.0, got / expected) if expected > 0 else 0.0
-        self._trust[_kind(whole)] = old + 0.1 * (share - old)
+        before = self._yields.get(_kind(whole), (0.0, 0.0))
+        self._yields[_kind(whole)] = (self.LASTING * before[0] + got, self.LASTING * before[1] + expected)
+
+    def trust(self, draft: Draft) -> float:
+        """What drafts of this kind got accepted, as a share of what they expected; at first 1."""
+        got, expected = self._yields.get(_kind(draft), (0.0, 0.0))
+        return (1 + got) / (1 + expected)
 
     def _cost(self, rows: int, tokens: int) -> float:
         same = {bucket: cost for (known, bucket), cost in self._costs.items() if known == rows}
