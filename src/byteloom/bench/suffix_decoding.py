@@ -490,8 +490,8 @@ def _measure(make: Callable[[], Any], sequences: list[np.ndarray]) -> dict[str, 
     matches, misses = [], []
     for _ in range(200):
         sequence = sequences[rng.integers(len(sequences))]
-        at = int(rng.integers(max(1, len(sequence) - DEPTH // 2)))
-        matches.append(np.ascontiguousarray(sequence[at : at + DEPTH // 2]))
+        at = int(rng.integers(max(1, len(sequence) - DEPTH)))
+        matches.append(np.ascontiguousarray(sequence[at : at + DEPTH]))
         misses.append(rng.integers(1 << 20, 1 << 21, DEPTH, dtype=np.uint32))
     full = best_of(3, lambda: [tree.propose(context) for context in matches]).cpu
     none = best_of(3, lambda: [tree.propose(context) for context in misses]).cpu
