@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/bpe.hpp"
+#include "bindings/coding.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
 
@@ -8,5 +9,6 @@ NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
     byteloom::bind_segment(module);
+    byteloom::bind_coding(module);
     byteloom::bind_subword(module);
 }

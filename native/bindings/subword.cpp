@@ -3,11 +3,13 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <memory>
 #include <mutex>
@@ -17,9 +19,11 @@
 #include <vector>
 
 #include "bindings/buffers.hpp"
+#include "bindings/encoders.hpp"
 #include "bpe/heap_encoder.hpp"
 #include "bpe/threads.hpp"
 #include "lattice/lattice.hpp"
+#include "lattice/unigram_encoder.hpp"
 #include "lattice/word_bpe.hpp"
 
 namespace byteloom {
@@ -30,13 +34,6 @@ using Reals = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::c
 using Weights = nb::ndarray<const int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using MergeArray = nb::ndarray<const uint32_t, nb::shape<-1, 3>, nb::c_contig, nb::device::cpu>;
 
-std::vector<std::string> own_texts(const std::vector<nb::bytes>& texts) {
-    std::vector<std::string> own;
-    own.reserve(texts.size());
-    for (const auto& text : texts) own.emplace_back(text.c_str(), text.size());
-    return own;
-}
-
 void require_one_each(size_t have, size_t want, const char* what) {
     if (have == want) return;
     throw nb::value_error(
@@ -45,7 +42,7 @@ void require_one_each(size_t have, size_t want, const char* what) {
 
 std::shared_ptr<Lattice> make_lattice(const std::vector<nb::bytes>& units, const Reals& costs, double unknown_cost) {
     require_one_each(costs.size(), units.size(), "costs of units");
-    const auto own = own_texts(units);
+    const auto own = to_strings(units);
     const nb::gil_scoped_release free;
     return std::make_shared<Lattice>(own, costs.data(), unknown_cost);
 }
@@ -156,7 +153,7 @@ nb::list train_word_bpe(const std::vector<nb::bytes>& atoms, const Ids& ids, con
     for (size_t i = 0; i < ids.size(); ++i) {
         if (ids.data()[i] >= atoms.size()) throw nb::value_error("an id of an atom is too large");
     }
-    WordBPE trainer(own_texts(atoms));
+    WordBPE trainer(to_strings(atoms));
     std::vector<WordMerge> merges;
     {
         const nb::gil_scoped_release free;
@@ -200,6 +197,15 @@ class MergeSegmenter {
     std::unique_ptr<HeapEncoder> encoder_;
 };
 
+std::shared_ptr<UnigramEncoder> make_unigram_encoder(const std::vector<nb::bytes>& texts, const Reals& scores,
+                                                     const std::array<uint32_t, 256>& byte_ids, double unknown_score) {
+    require_one_each(scores.size(), texts.size(), "scores of ids");
+    const auto own = to_strings(texts);
+    const nb::gil_scoped_release free;
+    return std::make_shared<UnigramEncoder>(own, std::vector<double>(scores.data(), scores.data() + scores.size()),
+                                            byte_ids, unknown_score);
+}
+
 }  // namespace
 
 void bind_subword(nb::module_& module) {
@@ -217,7 +223,8 @@ void bind_subword(nb::module_& module) {
     nb::class_<Lattice>(module, "Lattice", "All ways to cut words into units that have costs.")
         .def(nb::new_(&make_lattice), "units"_a, "costs"_a, "unknown_cost"_a,
              "units: their bytes, no two equal. costs: float64 [n], -ln p. unknown_cost: of an atom that is no unit.")
-        .def("segment", &segment, "words"_a, "threads"_a, "The units of the cheapest path of each word, and how many it has.")
+        .def("segment", &segment, "words"_a, "threads"_a,
+             "The units of the cheapest path of each word, and how many it has.")
         .def("nbest", &nbest, "words"_a, "count"_a, "The cheapest paths of the first word: units and cost.")
         .def("counts", &counts, "words"_a, "weights"_a, "expected"_a,
              "float64 [n]: weighted counts of units on the cheapest paths, or expected over all; and the objective.")
@@ -232,6 +239,14 @@ void bind_subword(nb::module_& module) {
         .def(nb::init<const MergeArray&>(), "merges"_a)
         .def("segment", &MergeSegmenter::segment, "ids"_a, "word_atoms"_a,
              "The units of each word, and how many it has.");
+
+    nb::class_<UnigramEncoder> encoder(module, "UnigramEncoder", "Cuts text into the most probable units, or bytes.");
+    encoder.def(nb::new_(&make_unigram_encoder), "texts"_a, "scores"_a, "byte_ids"_a, "unknown_score"_a,
+                "texts: the bytes of each id that is a unit, empty for others. scores: float64 [n], ln p of each id.");
+    def_encoder(encoder);
+
+    bind_stream<UnigramEncoder::Stream, UnigramEncoder>(module, "UnigramStream",
+                                                        "Encodes a text that comes in pieces.");
 }
 
 }  // namespace byteloom

@@ -51,7 +51,8 @@ class Scratch {
 template <class Node>
 class IntervalEncoder {
   public:
-    // `ids` gives the public id of every internal id. Returns false, and leaves the encoder unusable, when intervals
+    // `ids` gives the public id of every internal id; bytes with equal ids are one letter, which the first of them
+    // stands for. Returns false, and leaves the encoder unusable, when intervals
     // of siblings overlap: the list is not one that BPE training can produce, and only the general encoder gives its
     // meaning.
     bool build(const MergeList& merges, const std::vector<uint32_t>& ids) {
@@ -60,7 +61,10 @@ class IntervalEncoder {
         std::vector<uint32_t> length(tokens, 1);
         for (size_t k = 0; k < merges.size(); ++k) length[256 + k] = length[merges.left[k]] + length[merges.right[k]];
         longest_ = *std::max_element(length.begin(), length.end());
-        for (size_t b = 0; b < 256; ++b) byte_node_[b] = static_cast<Node>(forest.number[b]);
+        for (size_t b = 0; b < 256; ++b) {
+            byte_node_[b] = static_cast<Node>(
+                forest.number[static_cast<size_t>(std::find(ids.begin(), ids.end(), ids[b]) - ids.begin())]);
+        }
 
         ids_.assign(tokens + 1, 0);
         lengths_.assign(tokens + 1, 0);

@@ -11,7 +11,7 @@ from byteloom.errors import FileError
 @pytest.fixture(scope="module")
 def result() -> Result:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("byteloom.bench.small_models.usable_cores", lambda: 1)
+        patch.setattr("byteloom.tasks.small_models.usable_cores", lambda: 1)
         return binary_bpe.run("smoke")
 
 

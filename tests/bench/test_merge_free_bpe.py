@@ -8,7 +8,7 @@ from byteloom.tokenize.inference import INFERENCES
 @pytest.fixture(scope="module")
 def result() -> Result:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("byteloom.bench.small_models.usable_cores", lambda: 1)
+        patch.setattr("byteloom.tasks.small_models.usable_cores", lambda: 1)
         return merge_free_bpe.run("smoke")
 
 

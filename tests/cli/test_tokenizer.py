@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from byteloom.cli.main import app
-from byteloom.cli.tokenizer import _Inference
+from byteloom.cli.tokenizer.encode import _Inference
 from byteloom.errors import FileError, InvalidInputError
 from byteloom.tokenize import BPE, Segmenter, byte_tokenizer
 from byteloom.tokenize.inference import INFERENCES
@@ -81,7 +81,12 @@ def test_train_says_when_the_files_do_not_support_the_size(files, tmp_path):
     [
         (["--vocab-size", "263"], "vocab_size 263 is too small"),
         (["--family", "4k"], "numbers with commas"),
-        (["--family", "270,99999"], "must lie from 263"),
+        (["--family", "270,99999"], "must not exceed"),
+        (["--family", "12"], "cannot cut a vocabulary"),
+        (["--boundary", "10"], "--boundary has no meaning for --method bpe"),
+        (["--method", "equal-info", "--chunk-size", "64"], "--chunk-size has no meaning for --method equal-info"),
+        (["--method", "equal-info", "--boundary", "newline"], "--boundary is one byte"),
+        (["--method", "subword", "--family", "300"], "--family has no meaning for --method subword"),
         (["--formats", "exe"], "unknown format: exe"),
         (["--formats", "elf"], "no document that fits the filters"),
         (["--chunk-size", "1"], "chunk_size must be at least 2"),
@@ -143,6 +148,14 @@ def test_every_inference(files, trained, tmp_path):
         call("decode", tmp_path / "ids.npy", "-t", trained, "-o", tmp_path / "copy")
         assert (tmp_path / "copy").read_bytes() == TEXT
     assert run("encode", files / "text", "-t", trained, "--inference", "fast").exit_code == 2
+
+
+@pytest.mark.parametrize("inference", ["greedy", "minimal", "longest_first"])
+def test_an_inference_takes_a_stream(trained, inference):
+    data = (TEXT + BINARY) * 300  # more than one block
+    written = run("encode", "-", "-t", trained, "-o", "-", "--inference", inference, input=data)
+    ids = np.frombuffer(written.stdout_bytes, "<u4")
+    assert np.array_equal(ids, Segmenter(BPE.load(trained), inference=inference).encode(data))
 
 
 def test_encode_and_decode_refuse(files, trained, tmp_path):
@@ -211,7 +224,7 @@ def test_info(files, trained):
 
 
 def test_compare(files, trained):
-    groups = report("compare", files, "-t", trained, "-t", trained / "270")
+    groups = report("compare", files, "-t", trained, "-t", trained / "270")["groups"]
     everything = groups[0]
     assert (everything["group"], everything["bytes"]) == ("all", len(TEXT) + len(BINARY))
     large, small = (everything["tokenizers"][str(path)] for path in (trained, trained / "270"))

@@ -1,13 +1,14 @@
 import bz2
 import gzip
 import io
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from byteloom.corpus import Corpus, SequenceRecord, Skipped, read_fasta
+from byteloom.corpus import Corpus, SequenceRecord, Skipped, fasta, read_fasta
 from byteloom.corpus.fasta import sequence_kind, sequences
 from byteloom.errors import FileError, InvalidInputError
 from tests.corpus import samples
@@ -76,6 +77,37 @@ def test_what_is_written_is_read(records: list[tuple[str, bytes]], width: int, n
     assert [(r.name, r.seq, r.qual) for r in sequences(io.BytesIO(text), "fastq")] == [
         (n, s, b"I" * len(s)) for n, s in records
     ]
+
+
+FASTQ_PARTS = [b"@", b"@a b", b"+", b"+a", b"ACGT", b"acgu", b"RYN-", b"AC*G", b"MKLE", b"IIII", b"III", b" ", b""]
+
+
+@settings(max_examples=100)
+@given(st.lists(st.sampled_from(FASTQ_PARTS), max_size=24), st.sampled_from([b"\n", b"\r\n"]), st.integers(1, 40))
+def test_blocks_of_fastq_are_what_its_records_are_one_by_one(parts: list[bytes], newline: bytes, block: int) -> None:
+    text = newline.join(parts)
+
+    def found(read: Callable[[], Iterator[SequenceRecord]]) -> list[SequenceRecord | str]:
+        records: list[SequenceRecord | str] = []
+        try:
+            records.extend(read())
+        except ValueError as error:
+            records.append(str(error))
+        return records
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fasta, "_BLOCK", block)
+        assert found(lambda: sequences(io.BytesIO(text), "fastq")) == found(
+            lambda: fasta._any_records(text.split(b"\n"), 1)
+        )
+
+
+def test_a_fastq_record_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fasta, "_BLOCK", 8)
+    monkeypatch.setattr(fasta, "SEQUENCE_LIMIT", 30)
+    text = b"@a\nAC\n+\nII\n@b\n" + b"ACGT" * 20
+    with pytest.raises(ValueError, match="line 5: a record of more than"):
+        list(sequences(io.BytesIO(text), "fastq"))
 
 
 @given(st.sampled_from(["fasta", "fastq"]), st.binary() | st.text(">@+ACGT\n").map(str.encode))

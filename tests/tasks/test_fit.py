@@ -151,7 +151,7 @@ def test_interrupted_anywhere_it_goes_on_to_the_same_result(fitted, source, tmp_
             break
         except KeyboardInterrupt:
             assert not (tmp_path / "model" / "fit.json").exists()
-    assert {"training the tokenizer", "packing tokens", "packing bytes", *module.LABELS.values()} <= seen
+    assert {"training the tokenizer", "packing tokens", "packing bytes", module.LABEL, *module.LABELS.values()} <= seen
     assert_same_result(tmp_path / "model", fitted)
 
 
@@ -166,7 +166,7 @@ def test_killed_in_mid_training_the_same_command_gives_the_same_result(fitted, s
     with pytest.raises(KeyboardInterrupt):  # leaves a plan, into which frequent checkpoints are written
 
         def interrupt(what: str, done: int, total: int) -> None:
-            if what in module.LABELS.values():
+            if what in (module.LABEL, *module.LABELS.values()):
                 raise KeyboardInterrupt
 
         fit(source, WISH, folder, progress=interrupt)

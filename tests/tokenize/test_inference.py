@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -186,6 +187,11 @@ class TestDamagedMerges:
         expected = trained.encode(text).tolist()
         for options in ({"inference": "merge"}, {"inference": "truncate", "keep": 1}, {"inference": "delete", "p": 0}):
             assert Segmenter(trained, **options).encode(text).tolist() == expected
+
+    def test_shuffled_by_the_identity_is_merge_order(self, trained: BPE, monkeypatch: pytest.MonkeyPatch) -> None:
+        text = machine_code(30_000)
+        monkeypatch.setattr(np.random, "default_rng", lambda seed: SimpleNamespace(permutation=np.arange))
+        assert Segmenter(trained, inference="shuffle").encode(text).tolist() == trained.encode(text).tolist()
 
     def test_truncate_is_the_smaller_member_of_the_family(self, trained: BPE) -> None:
         text = machine_code(30_000)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import random
 from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from byteloom.errors import InvalidInputError
+from byteloom.tokenize import swap
 from byteloom.tokenize.inference import INFERENCES, MERGE_FREE, Inference
 from byteloom.tokenize.swap import swap_inference
 
@@ -106,12 +109,40 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=FAMILIES[request.param](), pad_token="</s>")
 
 
+def thousand_texts() -> list[str]:
+    """Cuts and mixtures of the corpus with characters of all lengths, control characters and special tokens."""
+    rng = random.Random(0)
+    pieces = [*TEXTS, "\x00", "\r\n", "é", "e\u0301", "\u00a0", "\u200d", "🙂", "<s>", "ﬁ", "\uff11"]
+
+    def cut(piece: str) -> str:
+        at = rng.randrange(len(piece) + 1)
+        return piece[at : at + rng.randrange(25)]
+
+    return ["".join(cut(rng.choice(pieces)) for _ in range(rng.randrange(6))) for _ in range(1000)]
+
+
 @pytest.mark.parametrize(("inference", "options"), [("merge", {}), ("truncate", {"keep": 1.0}), ("delete", {"p": 0.0})])
 def test_undamaged_merges_give_the_same_ids(
     tokenizer: PreTrainedTokenizerFast, inference: Inference, options: dict[str, float]
 ) -> None:
-    swapped = swap_inference(tokenizer, inference, **options)
-    assert [swapped(text)["input_ids"] for text in TEXTS] == [tokenizer(text)["input_ids"] for text in TEXTS]
+    texts = TEXTS + thousand_texts()
+    assert swap_inference(tokenizer, inference, **options)(texts)["input_ids"] == tokenizer(texts)["input_ids"]
+
+
+@pytest.mark.parametrize("inference", ["greedy", "minimal", "bytes"])
+def test_a_thousand_texts_decode_to_themselves(tokenizer: PreTrainedTokenizerFast, inference: Inference) -> None:
+    texts = thousand_texts()
+    swapped = swap_inference(tokenizer, inference)
+    own, other = (tokenizer.batch_decode(use(texts)["input_ids"]) for use in (tokenizer, swapped))
+    assert other == own
+
+
+def test_shuffled_by_the_identity_is_merge_order(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert swap_inference(tokenizer, "shuffle")(TEXTS)["input_ids"] != tokenizer(TEXTS)["input_ids"]
+    monkeypatch.setattr(swap, "damaged_order", lambda n_merges, *_, **options: np.arange(n_merges))
+    assert swap_inference(tokenizer, "shuffle")(TEXTS)["input_ids"] == tokenizer(TEXTS)["input_ids"]
 
 
 @pytest.mark.parametrize("inference", INFERENCES)

@@ -242,8 +242,8 @@ def _language_models(
     tokenizer: BPE, samples: _Samples, plan: _Plan, report: Progress
 ) -> tuple[dict[str, Figure], list[Row]]:
     """The same small Llama on tokens and on bytes: for equal time, and until both have seen equal bytes."""
-    from byteloom.bench.small_models import train_small_model
     from byteloom.evaluate.bits_per_byte import sample_blocks
+    from byteloom.tasks.small_models import train_small_model
 
     train = _first(plan.model_train, samples.train)  # this machine's own executables come first
     held_out = sample_blocks(samples.test[_own_name()], plan.model_test)

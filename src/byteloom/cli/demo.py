@@ -59,7 +59,7 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     for title in ("Bits per byte", "Bytes seen", "Seconds"):
         models.add_column(title, justify="right")
     for kind, model in facts["models"].items():
-        name = f"{model['vocab_size']:,} tokens" if kind == "bpe" else "raw bytes"
+        name = f"{model['vocab_size']:,} tokens" if kind != "bytes" else "raw bytes"
         seconds = f"{model['seconds']:.0f}"
         models.add_row(name, f"{model['bits_per_byte']:.3f}", decimal(model["bytes_seen"]), seconds)
     out.print(models)

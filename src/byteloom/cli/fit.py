@@ -42,7 +42,8 @@ def fit(
     tokenizer: Annotated[
         str,
         typer.Option(
-            rich_help_panel=_TOKENS, help='"bpe" trains one; "bytes"; or a tokenizer folder or file to use as it is.'
+            rich_help_panel=_TOKENS,
+            help='"bpe" trains one; "bytes"; or a tokenizer folder or file, of any kind, to use as it is.',
         ),
     ] = "bpe",
     vocab_size: Annotated[
@@ -161,7 +162,7 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    names = {"bpe": f"BPE {facts['tokenizer']['vocab_size']:,}", "bytes": "raw bytes"}
+    names = dict.fromkeys(facts["models"], f"{facts['tokenizer']['vocab_size']:,} tokens") | {"bytes": "raw bytes"}
     table = Table("Model")
     for title in ("Bits/byte", "Bytes/token", "Parameters", "Seen", "Bytes/s", "Time"):
         table.add_column(title, justify="right")

@@ -14,6 +14,7 @@ from byteloom.cli.bench import bench
 from byteloom.cli.console import err
 from byteloom.cli.corpus import corpus_app
 from byteloom.cli.demo import demo
+from byteloom.cli.evaluate import evaluate_app
 from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
 from byteloom.cli.lexicon import lexicon_app
@@ -52,6 +53,7 @@ def _options(
 app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(lexicon_app, name="lexicon")
+app.add_typer(evaluate_app, name="evaluate")
 app.command(name="bench")(bench)
 app.command(name="demo")(demo)
 app.command(name="fit")(fit)

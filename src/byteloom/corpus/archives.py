@@ -8,7 +8,6 @@ too, one level deep: the data.tar of a deb, a jar in a tar.
 from __future__ import annotations
 
 import bz2
-import gzip
 import io
 import lzma
 import struct
@@ -22,11 +21,21 @@ from typing import Any, BinaryIO, cast
 
 import zstandard
 
+try:  # inflates three times as fast as zlib, so that reading FASTQ.gz takes less time than gzip itself
+    from isal.igzip import IGzipFile as GzipFile
+    from isal.isal_zlib import IsalError
+
+    _INFLATE_ERRORS: tuple[type[Exception], ...] = (zlib.error, IsalError)
+except ImportError:  # not built for this processor
+    from gzip import GzipFile
+
+    _INFLATE_ERRORS = (zlib.error,)
+
 HEAD_BYTES = 600  # what archive_kind wants to see
 MEMBER_LIMIT = 1 << 30  # bytes; a larger member is not unpacked into memory
 
 # What the readers of the standard library, zlib and zstandard raise on a damaged archive.
-ARCHIVE_ERRORS = (
+ARCHIVE_ERRORS: tuple[type[Exception], ...] = (
     OSError,
     EOFError,
     ValueError,
@@ -35,7 +44,7 @@ ARCHIVE_ERRORS = (
     struct.error,
     tarfile.TarError,
     zipfile.BadZipFile,
-    zlib.error,
+    *_INFLATE_ERRORS,
     lzma.LZMAError,
     zstandard.ZstdError,
 )
@@ -221,7 +230,7 @@ class _ZstdStream(io.RawIOBase):
 
 # kind: (magic, a function from the compressed to the unpacked stream)
 _DECOMPRESSORS: dict[str, tuple[bytes, Callable[[BinaryIO], Any]]] = {
-    "gzip": (b"\x1f\x8b\x08", lambda stream: gzip.GzipFile(fileobj=stream)),
+    "gzip": (b"\x1f\x8b\x08", lambda stream: GzipFile(fileobj=stream)),
     "bzip2": (b"BZh", bz2.BZ2File),
     "xz": (b"\xfd7zXZ\0", lzma.LZMAFile),
     "zstd": (b"\x28\xb5\x2f\xfd", _ZstdStream),

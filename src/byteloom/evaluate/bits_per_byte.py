@@ -11,9 +11,9 @@ Cost: context / stride forward passes over every token.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -23,10 +23,17 @@ from byteloom.errors import InvalidInputError
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from byteloom.tokenize import Codec
-
 BLOCK_BYTES = 16 << 10
 IGNORED = -100  # the target of a padded position
+
+
+class Encoder(Protocol):
+    """What a judgement needs of a tokenizer: ids, and the one that stands before a document, <|start|>."""
+
+    @property
+    def special_tokens(self) -> Mapping[str, int]: ...
+
+    def encode(self, data: Any) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class BitsPerByte:
 
 def bits_per_byte(
     model: PreTrainedModel,
-    tokenizer: Codec,
+    tokenizer: Encoder,
     documents: Iterable[Any],
     *,
     context: int | None = None,
@@ -62,31 +69,52 @@ def bits_per_byte(
     `sample_blocks(documents, max_bytes)` are judged. The model runs on its own device, under the caller's autocast.
     Raises InvalidInputError when there are no bytes to judge or when a size makes no sense.
     """
+    if max_bytes is not None:
+        documents = sample_blocks(documents, max_bytes)
+    found = document_bits(model, tokenizer, documents, context=context, stride=stride, batch=batch)
+    total = BitsPerByte(
+        bits=math.fsum(one.bits for one in found),
+        bytes=sum(one.bytes for one in found),
+        tokens=sum(one.tokens for one in found),
+    )
+    if total.bytes == 0:
+        raise InvalidInputError("there are no bytes to judge the model on; name non-empty documents")
+    return total
+
+
+def document_bits(
+    model: PreTrainedModel,
+    tokenizer: Encoder,
+    documents: Iterable[Any],
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+    batch: int = 32,
+) -> list[BitsPerByte]:
+    """`bits_per_byte` for each of the documents by itself; windows of several are still scored together."""
     context = context or model.config.max_position_embeddings
     stride = stride or max(1, context // 2)
     if not 0 < stride <= context:
         raise InvalidInputError(f"the stride must be from 1 to the context of {context} tokens, not {stride}")
-    if max_bytes is not None:
-        documents = sample_blocks(documents, max_bytes)
     start = tokenizer.special_tokens["<|start|>"]
-    bits, size, tokens = 0.0, 0, 0
-    first, later = _Batch(model, batch), _Batch(model, batch)  # apart: a later window scores its end only
+    sizes: list[tuple[int, int]] = []
+    bits: list[float] = []
+    first, later = _Batch(model, batch, bits), _Batch(model, batch, bits)  # apart: a later window scores its end only
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             for document in documents:
                 ids = tokenizer.encode(document)
-                size += memoryview(document).nbytes
-                tokens += len(ids)
-                for number, window in enumerate(_windows(ids, start, context, stride)):
-                    bits += (later if number else first).add(window)
-            bits += first.score() + later.score()
+                sizes.append((memoryview(document).nbytes, len(ids)))
+                bits.append(0.0)
+                for number, window in enumerate(_windows(ids, start, context, stride, len(bits) - 1)):
+                    (later if number else first).add(window)
+            first.score()
+            later.score()
     finally:
         model.train(was_training)
-    if size == 0:
-        raise InvalidInputError("there are no bytes to judge the model on; name non-empty documents")
-    return BitsPerByte(bits=bits, bytes=size, tokens=tokens)
+    return [BitsPerByte(own, size, tokens) for own, (size, tokens) in zip(bits, sizes, strict=True)]
 
 
 def sample_blocks(documents: Iterable[Any], max_bytes: int, block_bytes: int = BLOCK_BYTES) -> list[bytes]:
@@ -117,47 +145,51 @@ class _Window(NamedTuple):
 
     inputs: np.ndarray
     targets: np.ndarray
+    document: int
 
 
-def _windows(ids: np.ndarray, start: int, context: int, stride: int) -> Iterator[_Window]:
+def _windows(ids: np.ndarray, start: int, context: int, stride: int, document: int) -> Iterator[_Window]:
     """Windows that score every id of one document once; all but the first are `context` long."""
     stream = np.concatenate([np.array([start]), ids]).astype(np.int64)
     done, end = 0, min(context, len(ids))
     while done < end:
-        yield _Window(stream[max(0, end - context) : end], stream[done + 1 : end + 1])
+        yield _Window(stream[max(0, end - context) : end], stream[done + 1 : end + 1], document)
         done, end = end, min(end + stride, len(ids))
 
 
 class _Batch:
-    """Windows that wait to be scored together; `add` and `score` return the bits of those that were scored."""
+    """Windows that wait to be scored together; the bits of each are added to those of its document in `bits`."""
 
-    def __init__(self, model: PreTrainedModel, size: int) -> None:
+    def __init__(self, model: PreTrainedModel, size: int, bits: list[float]) -> None:
         self._model = model
         self._size = size
+        self._bits = bits
         self._windows: list[_Window] = []
 
-    def add(self, window: _Window) -> float:
+    def add(self, window: _Window) -> None:
         self._windows.append(window)
-        return self.score() if len(self._windows) == self._size else 0.0
+        if len(self._windows) == self._size:
+            self.score()
 
-    def score(self) -> float:
+    def score(self) -> None:
         if not self._windows:
-            return 0.0
+            return
         # Padding stands on the right, where a causal model does not see it. Windows of one length need none.
         length = max(len(window.inputs) for window in self._windows)
         scored = max(length - len(w.inputs) + len(w.targets) for w in self._windows)
         inputs_BT = torch.zeros((len(self._windows), length), dtype=torch.int64)
         targets_BT = torch.full((len(self._windows), length), IGNORED)
-        for row, (inputs, targets) in enumerate(self._windows):
+        for row, (inputs, targets, _) in enumerate(self._windows):
             inputs_BT[row, : len(inputs)] = torch.from_numpy(inputs)
             targets_BT[row, len(inputs) - len(targets) : len(inputs)] = torch.from_numpy(targets)
-        self._windows.clear()
         device = self._model.device
         output = self._model(input_ids=inputs_BT.to(device), use_cache=False, logits_to_keep=scored)
         nats_BS = torch.nn.functional.cross_entropy(
-            output.logits.float().flatten(0, 1),
-            targets_BT[:, length - scored :].flatten().to(device),
+            output.logits.float().transpose(1, 2),
+            targets_BT[:, length - scored :].to(device),
             ignore_index=IGNORED,
             reduction="none",
         )
-        return nats_BS.double().sum().item() / math.log(2)
+        for window, nats in zip(self._windows, nats_BS.double().sum(1).tolist(), strict=True):
+            self._bits[window.document] += nats / math.log(2)
+        self._windows.clear()

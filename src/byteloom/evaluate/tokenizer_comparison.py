@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,8 @@ class Group:
 
     `tokens` and `used` (distinct ids) have a key for each tokenizer, `compressed` (bytes) one for each zstd level.
     A file, or a section of it, is compressed by itself, and `entropy_bits` adds up what order 0 allows for each.
+    Of whole documents, `seconds` (of one thread) is what encoding took, and `changed` counts those that decoding does
+    not give back as they were, as with a tokenizer for DNA on anything else; both have a key for each tokenizer.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Group:
     tokens: dict[str, int] = field(default_factory=dict)
     used: dict[str, int] = field(default_factory=dict)
     compressed: dict[int, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    changed: dict[str, int] = field(default_factory=dict)
 
     def bytes_per_token(self, tokenizer: str) -> float:
         """Bytes that one token holds; raw bytes have 1.0."""
@@ -51,6 +56,10 @@ class Group:
     def bits_per_byte(self, tokenizer: str, vocab_size: int) -> float:
         """What a byte costs when every id is stored in log2(vocab_size) bits; comparable with compressors."""
         return self.tokens[tokenizer] * math.log2(vocab_size) / max(self.bytes, 1)
+
+    def encode_mb_per_s(self, tokenizer: str) -> float:
+        """MB of whole documents that one thread encodes in a second; 0 for sections."""
+        return self.bytes / 1e6 / self.seconds[tokenizer] if self.seconds.get(tokenizer) else 0.0
 
     def zstd_ratio(self, level: int) -> float:
         """Bytes of input for each compressed byte."""
@@ -85,6 +94,10 @@ def compare_tokenizers(
                 for name, ids in part.ids.items():
                     group.tokens[name] = group.tokens.get(name, 0) + len(ids)
                     seen[name][ids] = True
+                for name, seconds in part.seconds.items():
+                    group.seconds[name] = group.seconds.get(name, 0.0) + seconds
+                for name, changed in part.changed.items():
+                    group.changed[name] = group.changed.get(name, 0) + changed
             done += measured[0].size
             if progress:
                 progress(done)
@@ -103,13 +116,20 @@ class _Part:
     entropy_bits: float
     compressed: dict[int, int]
     ids: dict[str, npt.NDArray[np.uint32]]
+    seconds: dict[str, float] = field(default_factory=dict)
+    changed: dict[str, bool] = field(default_factory=dict)
 
 
 def _measure(tokenizers: Mapping[str, Codec], document: Document) -> list[_Part]:
-    ids = {name: tokenizer.encode(document.data) for name, tokenizer in tokenizers.items()}
+    ids, seconds = {}, {}
+    for name, tokenizer in tokenizers.items():
+        began = time.thread_time()
+        ids[name] = tokenizer.encode(document.data)
+        seconds[name] = time.thread_time() - began
+    changed = {name: tokenizers[name].decode(ids[name]) != document.data for name in ids}
     ends = {name: np.cumsum(tokenizers[name].token_lengths[ids[name]], dtype=np.int64) for name in ids}
-    whole = _part(("all", ALL), document.data, ids)
-    parts = [whole, _Part(("format", group_of(document)), whole.size, whole.entropy_bits, whole.compressed, ids)]
+    whole = replace(_part(("all", ALL), document.data, ids), seconds=seconds, changed=changed)
+    parts = [whole, replace(whole, key=("format", group_of(document)))]
     for section in document.info.sections:
         stop = section.offset + section.size
         inside = {}

@@ -7,6 +7,8 @@ sampling (Holtzman et al. 2020, arXiv 1904.09751) as transformers does them. Cos
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +17,11 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from byteloom.errors import FileError, InvalidInputError
+from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
-from byteloom.tokenize import Tokenizer
+from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
+from byteloom.tokenize.loading import load_bpe
 from byteloom.train.trainer import quiet_transformers
 
 
@@ -58,7 +61,7 @@ def continue_bytes(
         raise InvalidInputError(
             "max_new_tokens must be at least 1, temperature and top_k at least 0, top_p above 0 and at most 1"
         )
-    model, tokenizer = _load(Path(folder))
+    model, tokenizer = load_model(folder), _load_tokenizer(Path(folder))
     if isinstance(tokenizer, ByteTokenizer):
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
         ids = start + tokenizer.tokenizer.encode(prompt).tolist()
@@ -118,14 +121,50 @@ def continue_bytes(
     )
 
 
-def _load(folder: Path) -> tuple[PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+def load_model(folder: StrPath) -> PreTrainedModel:
+    """The causal language model in `folder`, on the accelerator if there is one.
+
+    Raises FileError when there is none or it cannot be read.
+    """
+    folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise FileError(f"{folder} holds no model (no config.json); name a folder that `byteloom fit` made")
-    try:
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise FileError(f"cannot load the model in {folder}: {str(error).splitlines()[0]}") from error
+    with quiet_transformers(), _reading(f"the model in {folder}"):
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    return model.to(device).eval(), tokenizer
+    return model.to(device).eval()
+
+
+def load_bpe_of_model(path: StrPath, model: PreTrainedModel) -> BPE | transformers.PreTrainedTokenizerBase:
+    """The tokenizer of `model` at `path`: byteloom's as a BPE, and from a folder also any other of transformers.
+
+    Raises FileError when it cannot be read, InvalidInputError when it is another kind of byteloom's, or has ids that
+    the model does not have.
+    """
+    tokenizer: BPE | transformers.PreTrainedTokenizerBase | None = None
+    if Path(path).is_dir():
+        tokenizer = _load_tokenizer(Path(path))
+    if tokenizer is None or isinstance(tokenizer, ByteTokenizer):
+        tokenizer = load_bpe(path, "another segmentation")
+    ids = tokenizer.vocab_size if isinstance(tokenizer, BPE) else len(tokenizer)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if ids > rows:
+        raise InvalidInputError(
+            f"the tokenizer {path} has {ids:,} tokens and the model {rows:,}; give the one it was trained with"
+        )
+    return tokenizer
+
+
+def _load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
+    with quiet_transformers(), _reading(f"the tokenizer in {folder}"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    try:
+        yield
+    except ByteloomError:
+        raise
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot load {what}: {str(error).splitlines()[0]}") from error

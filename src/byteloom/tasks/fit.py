@@ -38,7 +38,8 @@ OURS = (
     *(WORK, "samples", "tokenizers", "baseline", "fit.json", "report.html", "tokenizer.json"),
     *("tokenizer_config.json", "config.json", "generation_config.json", "model.safetensors"),
 )
-LABELS = {"bpe": "training the BPE model", "bytes": "training the raw-byte model"}
+LABELS = {"bytes": "training the raw-byte model"}  # by kind of tokenizer; others: LABEL
+LABEL = "training the model"
 
 
 def fit(
@@ -81,7 +82,7 @@ def fit(
             work / kind,
             judge=functools.partial(_bits, plan=plan, tokenizer=prepared.tokenizers[kind], blocks=prepared.blocks),
             progress=progress if rank == 0 else silent,
-            label=LABELS[kind],
+            label=LABELS.get(kind, LABEL),
         )
     part()
     if rank != 0:

@@ -65,7 +65,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What the trainings need. Keys of the dicts: "bpe" and "bytes", or one of them.
+    """What the trainings need. Keys of the dicts: the kind of tokenizer, such as "bpe", and "bytes", or one of them.
 
     blocks: held-out bytes to judge models on. facts: the parts "corpus", "tokenizer", "compression" of fit.json.
     """
@@ -194,7 +194,7 @@ def _tokenizer_facts(
         family = [tokenizer.vocab_size]
         trained = {"seconds": None, "bytes": None, "training_mb_per_s": None}
     return {
-        "kind": "bpe" if len(tokenizer.compositions) else "bytes",
+        "kind": tokenizer.kind if tokenizer.max_token_bytes > 1 else "bytes",
         "vocab_size": tokenizer.vocab_size,
         "merges": len(tokenizer.compositions),
         **trained,
@@ -252,7 +252,8 @@ def _tokenizers(source: Source, folder: Path, facts: dict[str, Any]) -> dict[str
         tokenizer = load_tokenizer(folder / "tokenizers" / str(facts["vocab_size"]))
     else:
         tokenizer = _given(source)
-    return {"bpe": tokenizer, "bytes": byte_tokenizer()} if source.baseline else {"bpe": tokenizer}
+    learned = {tokenizer.kind: tokenizer}
+    return learned | {"bytes": byte_tokenizer()} if source.baseline else learned
 
 
 def _encoding_speed(tokenizer: Tokenizer, documents: _Documents) -> float:
@@ -280,7 +281,7 @@ def _compression(
     tokenizers: list[Tokenizer] = [byte_tokenizer()]
     if source.tokenizer == "bpe":
         tokenizers += [load_tokenizer(folder / "tokenizers" / str(size)) for size in facts["family"]]
-    elif facts["kind"] == "bpe":
+    elif facts["kind"] != "bytes":
         tokenizers.append(_given(source))
     progress("measuring compression", 0, 1)
     rows = measure_compression(tokenizers, documents.validation)

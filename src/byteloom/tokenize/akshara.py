@@ -71,6 +71,11 @@ def atoms(word: str, unit: Unit = "akshara") -> list[str]:
     >>> atoms("தமிழ்நாடு", "grapheme")
     ['த', 'மி', 'ழ்', 'நா', 'டு']
     """
+    return atoms_of_text(normalise(word), unit)
+
+
+def atoms_of_text(text: str, unit: Unit) -> list[str]:
+    """`atoms` of any text, and without normalisation: together they are the text itself."""
     if unit not in UNITS:
         raise InvalidInputError(f"unit must be one of {', '.join(UNITS)}; got {unit!r}")
-    return _compiled(unit).findall(normalise(word))
+    return _compiled(unit).findall(text)

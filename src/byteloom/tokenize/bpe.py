@@ -105,7 +105,10 @@ class BPE(Tokenizer):
         return self._native.is_exact_fast
 
     def __repr__(self) -> str:
-        return f"BPE(vocab_size={self.vocab_size}, merges={len(self.merges)}, longest={self.max_token_bytes} bytes)"
+        return (
+            f"{type(self).__name__}(vocab_size={self.vocab_size}, merges={len(self.merges)}, "
+            f"longest={self.max_token_bytes} bytes)"
+        )
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, BPE):
@@ -166,7 +169,9 @@ class BPE(Tokenizer):
     @classmethod
     def load(cls, path: StrPath) -> Self:
         """Read a tokenizer folder, a tokenizer.json (ours, or an official Latin-1 one) or a .tiktoken rank file."""
-        return cls.from_tables(read_tiktoken_ranks(path)) if Path(path).suffix == ".tiktoken" else super().load(path)
+        if cls is BPE and Path(path).suffix == ".tiktoken":
+            return cls.from_tables(read_tiktoken_ranks(path))
+        return super().load(path)
 
     @classmethod
     def from_file(cls, source: TokenizerFile) -> Self:

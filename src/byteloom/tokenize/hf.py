@@ -27,7 +27,7 @@ from byteloom.files import StrPath
 from byteloom.tokenize.byte_alphabet import to_bytes, to_characters
 from byteloom.tokenize.loading import load_tokenizer
 from byteloom.tokenize.tokenizer import Ids, Tokenizer
-from byteloom.tokenize.tokenizer_json import ROLES, TOKENIZER_FILE
+from byteloom.tokenize.tokenizer_json import ROLES, TOKENIZER_FILE, roles
 
 try:
     from transformers import AddedToken, AutoTokenizer, BatchEncoding, PretrainedConfig
@@ -79,9 +79,8 @@ class ByteTokenizer(PreTrainedTokenizerBase):
         self.tokenizer = tokenizer
         for known_from_the_file in ("added_tokens_decoder", "is_local", "local_files_only"):
             kwargs.pop(known_from_the_file, None)
-        for role, name in ROLES.items():
-            if name in tokenizer.special_tokens:
-                kwargs.setdefault(role, name)
+        for role, name in roles(tokenizer.special_tokens).items():
+            kwargs.setdefault(role, name)
         named = {str(kwargs.get(role)) for role in ROLES}
         kwargs.setdefault("extra_special_tokens", [name for name in tokenizer.special_tokens if name not in named])
         super().__init__(**kwargs)

@@ -8,10 +8,13 @@ from pathlib import Path
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.bpe import BPE, byte_tokenizer
+from byteloom.tokenize.dna import DNATokenizer, is_dna
+from byteloom.tokenize.equal_info import EqualInfoTokenizer
+from byteloom.tokenize.subword_tokenizer import SubwordTokenizer
 from byteloom.tokenize.tokenizer import Tokenizer
 from byteloom.tokenize.tokenizer_json import TokenizerFile
 
-KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE}
+KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "Unigram": SubwordTokenizer, "WordPiece": EqualInfoTokenizer}
 """The kind of tokenizer that each type of model in a tokenizer.json is."""
 
 
@@ -25,7 +28,8 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
     if Path(path).suffix == ".tiktoken":
         return BPE.load(path)
     source = TokenizerFile.read(path)
-    return KINDS.get(source.model_type, BPE).from_file(source)
+    kind = KINDS.get(source.model_type, BPE)
+    return (DNATokenizer if kind is BPE and is_dna(source) else kind).from_file(source)
 
 
 def load_bpe(path: StrPath, purpose: str) -> BPE:

@@ -79,6 +79,8 @@ def check_text(text: str, symbol: str, what: str = "a word") -> None:
         raise InvalidInputError(f"{what} is empty; leave it out")
     if symbol in text:
         raise InvalidInputError(f"{what} holds the mark {symbol!r}: {text!r}; choose another mark")
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise InvalidInputError(f"{what} holds half a surrogate pair, which is no text: {text!r}")
     if any(map(str.isspace, text)):
         raise InvalidInputError(f"{what} holds white space: {text!r}; split the text into words first")
 

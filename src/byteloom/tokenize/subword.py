@@ -24,8 +24,8 @@ from byteloom import _native
 from byteloom.errors import FileError, InvalidInputError, MissingExtraError
 from byteloom.files import StrPath, open_bytes, read_json, write_json
 from byteloom.tokenize.akshara import UNITS, Unit, atoms, normalise
-from byteloom.tokenize.bpe import available_threads
 from byteloom.tokenize.marks import check_symbol, check_text
+from byteloom.tokenize.tokenizer import available_threads
 
 if TYPE_CHECKING:
     import pynini
@@ -280,6 +280,49 @@ def train_subwords(
     >>> train_subwords({"banana": 9, "bandana": 5}, method="bpe", estimation="none", size=8).segment("banana")
     ['bana', 'na']
     """
+    check_symbol(mark_symbol)
+    counted = {tuple(atoms(word, unit)): count for word, count in _counted(words, mark_symbol).items()}
+    units, logp, merges = _learned(
+        _Corpus(counted), method, estimation, size, iterations, min_count, seed, progress or _no_report
+    )
+    if len(units) < size and method != "morfessor":
+        warnings.warn(
+            f"the words support {len(units)} units, not {size}: no pair was left with a count of {min_count:g} or "
+            "more; give more words or a smaller min_count",
+            stacklevel=2,
+        )
+    return SubwordDictionary(units, logp, unit=unit, mark_symbol=mark_symbol, merges=merges)
+
+
+def learn_units(
+    words: Mapping[tuple[str, ...], float],
+    *,
+    method: Method,
+    estimation: Estimation,
+    size: int,
+    min_count: float,
+    seed: int,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> tuple[list[str], npt.NDArray[np.float64]]:
+    """`train_subwords` for words that are sequences of any atoms, white space among them: units, log-probabilities."""
+    return _learned(_Corpus(words), method, estimation, size, 6, min_count, seed, progress or _no_report)[:2]
+
+
+def _no_report(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _learned(
+    corpus: _Corpus,
+    method: Method,
+    estimation: Estimation,
+    size: int,
+    iterations: int,
+    min_count: float,
+    seed: int,
+    report: Callable[[str, int, int], None],
+) -> tuple[list[str], npt.NDArray[np.float64], list[tuple[str, str]] | None]:
+    """Units, their log-probabilities and, where segmentation is to follow it, the merge order."""
     for name, value, choices in (("method", method, Method), ("estimation", estimation, Estimation)):
         if value not in get_args(choices):
             raise InvalidInputError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
@@ -287,9 +330,6 @@ def train_subwords(
         raise InvalidInputError(f"iterations must be at least 1; got {iterations}")
     if not min_count > 0:
         raise InvalidInputError(f"min_count must be above 0; got {min_count}")
-    report = progress or (lambda what, done, total: None)
-    check_symbol(mark_symbol)
-    corpus = _Corpus(_counted(words, mark_symbol), unit)
     if size <= len(corpus.atoms):
         raise InvalidInputError(
             f"size {size} leaves no room for units: the words have {len(corpus.atoms)} different atoms; "
@@ -308,13 +348,7 @@ def train_subwords(
         for i in range(iterations):
             logp = estimated(units, logp, corpus.words, corpus.weights, estimation)[0]
             report("estimating", i + 1, iterations)
-    if len(units) < size and method != "morfessor":
-        warnings.warn(
-            f"the words support {len(units)} units, not {size}: no pair was left with a count of {min_count:g} or "
-            "more; give more words or a smaller min_count",
-            stacklevel=2,
-        )
-    return SubwordDictionary(units, logp, unit=unit, mark_symbol=mark_symbol, merges=merges)
+    return units, logp, merges
 
 
 def read_word_counts(path: StrPath) -> dict[str, float]:
@@ -327,10 +361,10 @@ def read_word_counts(path: StrPath) -> dict[str, float]:
     >>> read_word_counts("words.txt")  # doctest: +SKIP
     {'மற்றும்': 3.0, 'என்று': 2.997...}
     """
-    lines = []
-    for number, line in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
+    lines: list[str] = []
+    for number, encoded in enumerate(bytes(open_bytes(path)).split(b"\n"), start=1):
         try:
-            lines.append(line.decode("utf-8-sig" if number == 1 else "utf-8").strip())
+            lines.append(normalise(encoded.decode("utf-8-sig" if number == 1 else "utf-8").strip()))
         except UnicodeDecodeError as error:
             raise InvalidInputError(f"line {number} of {path} is not UTF-8 text ({error.reason})") from None
     counted: dict[str, float] = {}
@@ -362,7 +396,7 @@ def _count_of_rank(rank: int) -> float:
     return 3 / (1 + rank / 1000)
 
 
-def smoothed(counts: npt.NDArray[np.float64], add: float = 1.0) -> npt.NDArray[np.float64]:
+def smoothed(counts: npt.NDArray[Any], add: float = 1.0) -> npt.NDArray[np.float64]:
     """Log-probabilities of units with these counts, `add` added to each: float64 [n]."""
     with np.errstate(divide="ignore"):  # with add=0, a unit that is not used has probability 0
         return np.log((counts + add) / (counts.sum() + add * len(counts)))
@@ -392,8 +426,8 @@ def estimated(
 class _Corpus:
     """Words as sequences of atoms, with weights."""
 
-    def __init__(self, counted: dict[str, float], unit: Unit) -> None:
-        self.words_atoms = [atoms(word, unit) for word in counted]
+    def __init__(self, counted: Mapping[tuple[str, ...], float]) -> None:
+        self.words_atoms = list(counted)
         self.weights = np.fromiter(counted.values(), np.float64, len(counted))
         self.words = _native_words(self.words_atoms)
         self.atoms = sorted(set(chain.from_iterable(self.words_atoms)))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from byteloom import _native
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
-from byteloom.tokenize.tokenizer_json import TokenizerFile
+from byteloom.tokenize.tokenizer_json import ROLES, TokenizerFile, roles
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -181,12 +181,11 @@ class Codec(ABC):
         return {token: name for name, token in self.special_tokens.items()}
 
     def _wrap(self, ids: Ids) -> Ids:
-        try:
-            start, end = self.special_tokens["<|start|>"], self.special_tokens["<|end|>"]
-        except KeyError as error:
-            raise InvalidInputError(
-                f"this tokenizer has no {error.args[0]} token; encode without add_special_tokens"
-            ) from None
+        names = roles(self.special_tokens)
+        for role in ("bos_token", "eos_token"):
+            if role not in names:
+                raise InvalidInputError(f"this tokenizer has no {ROLES[role]} token; encode without add_special_tokens")
+        start, end = self.special_tokens[names["bos_token"]], self.special_tokens[names["eos_token"]]
         return np.concatenate([[start], ids, [end]]).astype(np.uint32)
 
 

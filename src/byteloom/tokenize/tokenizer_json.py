@@ -35,6 +35,8 @@ ROLES = dict(
     )
 )  # what transformers calls each special token
 
+_BRACKETED = ("[BOS]", "[EOS]", "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # what other vocabularies call them
+
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 
@@ -47,11 +49,11 @@ _MAX_ID = 1 << 24  # far above every vocabulary in use; keeps a lying file from 
 class TokenizerTables:
     """A byte-level BPE tokenizer as it lies in a file. All ids are public ids."""
 
-    byte_ids: np.ndarray  # uint32 [256]: the id of each byte value
+    byte_ids: np.ndarray  # uint32 [256]: the id of each byte value; bytes of equal ids are one letter
     merges: np.ndarray  # uint32 [n, 3]: left, right, result; in merge order; parts are bytes or results
     special_tokens: dict[str, int]
     vocab_size: int  # every id below it is a byte, a result, a special token or an extra token
-    extra_tokens: dict[int, bytes] = field(default_factory=dict)  # made by no merge: only ever decoded
+    extra_tokens: dict[int, bytes] = field(default_factory=dict)  # what ids that no merge makes decode to
 
     def token_bytes(self) -> dict[int, bytes]:
         """The bytes of every id but those of special tokens."""
@@ -197,12 +199,19 @@ def write_tokenizer(path: StrPath, tokenizer: Tokenizer, special_tokens: Mapping
 
 def tokenizer_config(special_tokens: Iterable[str]) -> dict[str, Any]:
     """The content of tokenizer_config.json: the class for AutoTokenizer, the role of each special token."""
-    names = set(special_tokens)
     return {
         "tokenizer_class": "ByteTokenizer",
         "clean_up_tokenization_spaces": False,
-        **{role: name for role, name in ROLES.items() if name in names},
+        **roles(special_tokens),
     }
+
+
+def roles(special_tokens: Iterable[str]) -> dict[str, str]:
+    """The special token of each role of transformers, of those that `special_tokens` has."""
+    names = set(special_tokens)
+    pairs = zip(ROLES, zip(SPECIAL_TOKENS, _BRACKETED, strict=True), strict=True)
+    found = {role: next((name for name in pair if name in names), None) for role, pair in pairs}
+    return {role: name for role, name in found.items() if name is not None}
 
 
 def fill_gaps(source: StrPath, used: set[int]) -> dict[str, int]:
@@ -272,7 +281,7 @@ def _tables(source: StrPath, document: dict[str, Any], added: dict[str, int]) ->
     for character, byte in alphabet.items():
         byte_ids[byte] = ids[character]
 
-    merges = _merges(source, document["model"]["merges"], ids, byte_ids)
+    merges = possible_merges(source, document["model"]["merges"], ids, byte_ids)
     made = {*byte_ids.tolist(), *merges[:, 2].tolist()}
     # An added token that is also a byte or made by a merge is an ordinary token: its bytes must decode.
     special_tokens = {name: token for name, token in added.items() if token not in made}
@@ -304,7 +313,7 @@ def _alphabet(document: dict[str, Any], ids: dict[str, int], added: dict[str, in
     return alphabet
 
 
-def _merges(source: StrPath, merges: list[Any], ids: dict[str, int], byte_ids: np.ndarray) -> np.ndarray:
+def possible_merges(source: StrPath, merges: list[Any], ids: dict[str, int], byte_ids: np.ndarray) -> np.ndarray:
     """uint32 [n, 3]: left, right, result ids of the merges whose parts can come about, in merge order."""
     pairs = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
     if pairs and (most := Counter(pairs).most_common(1)[0])[1] > 1:

@@ -36,7 +36,7 @@ from transformers import (
 from byteloom.errors import FileError
 from byteloom.files import read_json, write_json
 from byteloom.models.embeddings import compose_embeddings
-from byteloom.tokenize import Tokenizer
+from byteloom.tokenize import Codec
 from byteloom.train.plan import Backbone, Plan, Precision
 from byteloom.train.processes import PATIENCE, wait_for_all
 from byteloom.train.progress import Progress, silent
@@ -63,7 +63,7 @@ class Trained:
 
 def train_model(
     plan: Plan,
-    tokenizer: Tokenizer,
+    tokenizer: Codec,
     shards: Shards,
     folder: Path,
     *,
@@ -157,7 +157,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _train(
-    plan: Plan, tokenizer: Tokenizer, shards: Shards, folder: Path, judge: Judge, progress: Progress, label: str
+    plan: Plan, tokenizer: Codec, shards: Shards, folder: Path, judge: Judge, progress: Progress, label: str
 ) -> None:
     checkpoints = folder / "checkpoints"
     windows = plan.steps * plan.windows_per_step

@@ -37,8 +37,8 @@ LONGEST_BAR = 32  # bytes; longer tokens share the last bar
 # Options of `byteloom fit` that are given in other units than fit.json keeps them in.
 IN_UNITS = {"sample_bytes": ("sample_mb", 1e6), "validation_bytes": ("validation_kb", 1024)}
 
-MODEL_NAMES = {"bpe": "BPE", "bytes": "Raw bytes"}
-MODEL_COLOURS = {"bpe": 1, "bytes": 2}
+MODEL_NAMES = {"bpe": "BPE", "dna": "DNA BPE", "equal-info": "Equal-info", "subword": "Subwords", "bytes": "Raw bytes"}
+MODEL_COLOURS = {kind: 2 if kind == "bytes" else 1 for kind in MODEL_NAMES}
 FILTER_NAMES = {
     "format": "another format", "duplicate": "duplicate", "entropy": "entropy", "min_size": "too small",
     "max_size": "too large",
@@ -123,7 +123,7 @@ class Report:
     lengths: Lengths | None
     tokens: tuple[tuple[str, tuple[TellingToken, ...]], ...]  # kind, rows
     models: tuple[tuple[str, Mapping[str, Any]], ...]  # name, MODEL of fit.json
-    gain: float | None  # share of the bits per byte that BPE saves against raw bytes
+    gain: float | None  # share of the bits per byte that tokens save against raw bytes
     loss_chart: LineChart | None
     entropy: float | None  # bits per byte, order 0, mean over the corpus by bytes
     hex: HexView | None
@@ -140,7 +140,7 @@ def collect(folder: Path) -> Report:
     tokenizer = load_tokenizer(folder)
     largest = _largest(folder, facts["tokenizer"]["family"], tokenizer)
     samples = read_samples(folder)
-    learned = facts["tokenizer"]["kind"] == "bpe"
+    learned = facts["tokenizer"]["kind"] != "bytes"
     rows: list[CompressionRow] = facts.get("compression") or []
     vocab_size = facts["tokenizer"]["vocab_size"]
     overall = _row(rows, vocab_size, ALL)
@@ -264,7 +264,7 @@ def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: M
     figures = []
     kind = facts["tokenizer"]
     overall = _row(rows, kind["vocab_size"], ALL)
-    if kind["kind"] == "bpe" and overall:
+    if kind["kind"] != "bytes" and overall:
         most = _row(rows, max(kind["family"]), ALL) or overall
         larger = most["vocab_size"] > overall["vocab_size"]
         detail = f"vocabulary {kind['vocab_size']:,}"
@@ -274,9 +274,9 @@ def _figures(facts: Mapping[str, Any], rows: Sequence[CompressionRow], models: M
         times += f" to {bytes_per_token(most):.1f}" if larger else ""
         window = f"{times} times what raw bytes give"
         figures.append(Figure(f"{context_bytes(overall, WINDOW):,}", f"bytes in {WINDOW:,} tokens", window))
-    best = models.get("bpe") or models.get("bytes")
+    best = _learned(models) or models.get("bytes")
     if best:
-        other = models.get("bytes") if "bpe" in models else None
+        other = models.get("bytes") if best is not models.get("bytes") else None
         detail = f"raw-byte model: {other['bits_per_byte']:.3f}" if other else "on held-out files"
         figures.append(Figure(f"{best['bits_per_byte']:.3f}", "bits per byte", detail))
     if kind.get("training_mb_per_s"):
@@ -372,9 +372,15 @@ def _lengths(tokenizer: Tokenizer, documents: Sequence[bytes]) -> Lengths:
 
 
 def _gain(models: Mapping[str, Any]) -> float | None:
-    if "bpe" not in models or "bytes" not in models:
+    learned = _learned(models)
+    if learned is None or "bytes" not in models:
         return None
-    return 1 - models["bpe"]["bits_per_byte"] / models["bytes"]["bits_per_byte"]
+    return 1 - learned["bits_per_byte"] / models["bytes"]["bits_per_byte"]
+
+
+def _learned(models: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The model with a tokenizer that was learned."""
+    return next((model for kind, model in models.items() if kind != "bytes"), None)
 
 
 def _loss_chart(models: Sequence[tuple[str, Mapping[str, Any]]]) -> LineChart | None:

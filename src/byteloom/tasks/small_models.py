@@ -1,0 +1,210 @@
+"""Small language models that compare tokenizers: one backbone for all, trained at equal compute or for a time.
+
+Use `try_tokenizers` before a large training, on a sample of its data: bytes per token alone do not tell which tokens
+a model learns from. Source: the protocol of Equal-Info Windows, arXiv 2404.03626, at equal operations instead of equal
+tokens. Cost: the given seconds a tokenizer, on the processor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from transformers import LlamaForCausalLM
+
+from byteloom.errors import InvalidInputError, MissingExtraError
+from byteloom.evaluate.bits_per_byte import Encoder, bits_per_byte
+from byteloom.evaluate.text_tokenizer import TextTokenizer
+from byteloom.files import StrPath, atomic_write
+from byteloom.machine import usable_cores
+from byteloom.tokenize import Codec, Tokenizer, byte_tokenizer
+from byteloom.train.plan import SIZES, Backbone, Plan, Wish, make_plan
+from byteloom.train.progress import Progress, silent
+from byteloom.train.shards import Shards, write_shards
+from byteloom.train.trainer import quiet_transformers, tokens_per_second, train_model
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+WINDOWS = 8  # a step; of the backbone's context each
+GLIMPSE = 16 << 10  # bytes judged during a training, when only the end matters
+RAW_BYTES = "raw bytes"
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """One trained model: what it cost and how well it predicts held-out bytes."""
+
+    parameters: int
+    tokens: int
+    """Seen in training."""
+    bytes: int
+    """Seen in training."""
+    operations: int
+    """Floating-point, of the training."""
+    seconds: float
+    bits_per_byte: float
+    curve: tuple[tuple[float, float], ...]
+    """(operations, bits per byte) on held-out bytes, during the training and at its end."""
+
+
+def try_tokenizers(
+    tokenizers: Mapping[str, Tokenizer],
+    train: Sequence[Buffer],
+    held_out: Sequence[bytes],
+    folder: Path,
+    *,
+    seconds: float,
+    backbone: Backbone = SIZES["nano"],
+    progress: Progress = silent,
+) -> dict[str, SmallModel]:
+    """One model for each tokenizer and one for raw bytes (RAW_BYTES, the first), all at the same operations.
+
+    `seconds` are what the training on raw bytes takes on this machine, at most four passes over `train`; the others
+    get the operations of that one. folder: for shards and models, a folder for each.
+    Raises InvalidInputError when the documents are shorter than a window of `backbone`.
+    """
+    if RAW_BYTES in tokenizers:
+        raise InvalidInputError(f'"{RAW_BYTES}" is the name of the baseline; give the tokenizer another one')
+    models: dict[str, SmallModel] = {}
+    base: Plan | None = None
+    for number, (name, tokenizer) in enumerate({RAW_BYTES: byte_tokenizer(), **tokenizers}.items()):
+        place = folder / str(number)
+        shards = write_shards(train, tokenizer, place / "shards")
+        shards.check(backbone.context)
+        if base is None:
+            plan = base = _plan(tokenizer, shards, backbone, seconds=seconds, tokens=None)
+        else:
+            plan = base.with_equal_compute(tokenizer.vocab_size)
+        models[name] = _train(
+            plan,
+            tokenizer,
+            tokenizer,
+            shards,
+            held_out,
+            place,
+            progress=progress,
+            label=f"model of {name}",
+            glimpse=None,
+        )
+    return models
+
+
+def train_small_model(
+    tokenizer: Codec,
+    backbone: Backbone,
+    train: Sequence[Buffer],
+    held_out: Sequence[bytes],
+    folder: Path,
+    *,
+    seconds: float = 0.0,
+    bytes_seen: int | None = None,
+    text: TextTokenizer | None = None,
+    progress: Progress,
+) -> SmallModel:
+    """Train `backbone` for about `seconds`, or until it has seen `bytes_seen`; at most four passes over `train`.
+
+    On the processor in fp32, AdamW at 1e-3 with warm-up and cosine decay. `text` encodes instead of `tokenizer`, which
+    then only tells what the ids mean.
+    """
+    encoder = text or tokenizer
+    shards = write_shards(train, encoder, folder / "shards")
+    tokens = None if bytes_seen is None else round(bytes_seen / shards.bytes_per_token)
+    plan = _plan(tokenizer, shards, backbone, seconds=seconds, tokens=tokens)
+    label = f"model of {tokenizer.vocab_size:,} tokens"
+    return _train(plan, tokenizer, encoder, shards, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
+
+
+def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
+    """Draw bits per byte over operations, a line for each model, into an .svg, .pdf or .png file, atomically."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingExtraError("matplotlib", "tasks") from error
+
+    target = Path(path)
+    if target.suffix not in (".svg", ".pdf", ".png"):
+        raise InvalidInputError(f"a plot is an .svg, .pdf or .png file; got {target}")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for name, model in models.items():
+        operations, bits = zip(*model.curve, strict=True)
+        (line,) = axes.plot(operations, bits, marker="o", markersize=3, label=f"{name}: {model.bits_per_byte:.3f}")
+        axes.annotate(name, (operations[-1], bits[-1]), (6, 0), textcoords="offset points", color=line.get_color())
+    axes.set_xlabel("training operations")
+    axes.set_ylabel("bits per byte, held out")
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, title="at the end")
+    with atomic_write(target) as file:
+        figure.savefig(file, format=target.suffix[1:], dpi=150)
+
+
+def _plan(tokenizer: Codec, shards: Shards, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:
+    wish = Wish(
+        minutes=seconds / 60,
+        tokens=tokens,
+        backbone=backbone,
+        batch_tokens=WINDOWS * backbone.context,
+        micro_batch=WINDOWS,
+        learning_rate=1e-3,
+        precision="fp32",
+    )
+    threads = usable_cores()
+    return make_plan(
+        wish,
+        vocab_size=tokenizer.vocab_size,
+        corpus_tokens=shards.tokens,
+        device="cpu",
+        threads=threads,
+        world_size=1,
+        measure=partial(tokens_per_second, device="cpu", threads=threads),
+    )
+
+
+def _train(
+    plan: Plan,
+    tokenizer: Codec,
+    encoder: Encoder,
+    shards: Shards,
+    held_out: Sequence[bytes],
+    folder: Path,
+    *,
+    progress: Progress,
+    label: str,
+    glimpse: int | None,
+) -> SmallModel:
+    """Train by `plan` on what `encoder` made of the tokens of `tokenizer`.
+
+    During the training the model is judged on `glimpse` bytes (None: all of them).
+    """
+    trained = train_model(
+        plan,
+        tokenizer,
+        shards,
+        folder,
+        judge=lambda model: bits_per_byte(model, encoder, held_out, max_bytes=glimpse).bits_per_byte,
+        progress=progress,
+        label=label,
+    )
+    with quiet_transformers():
+        model = LlamaForCausalLM.from_pretrained(trained.folder)
+    bits = bits_per_byte(model, encoder, held_out).bits_per_byte
+    cost = plan.tokens_per_step * plan.backbone.flops_per_token(plan.vocab_size)  # of a step
+    tokens = plan.steps * plan.tokens_per_step
+    return SmallModel(
+        parameters=model.num_parameters(),
+        tokens=tokens,
+        bytes=round(tokens * shards.bytes_per_token),
+        operations=plan.steps * cost,
+        seconds=trained.seconds,
+        bits_per_byte=bits,
+        curve=(
+            *((point["step"] * cost, point["bits_per_byte"]) for point in trained.validation_curve),
+            (plan.steps * cost, bits),
+        ),
+    )
