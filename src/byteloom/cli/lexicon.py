@@ -219,8 +219,8 @@ def export(
         if strange:
             shown = ", ".join(sorted(strange)[:10])
             err.print(
-                f"note: {len(strange)} pieces of the text are no units, such as {shown}; the lexicon lacks them, so train "
-                "the dictionary on this text too",
+                f"note: {len(strange)} pieces of the text are no units, such as {shown}; the lexicon lacks them, so "
+                "train the dictionary on this text too",
                 markup=False,
             )
     if fst:

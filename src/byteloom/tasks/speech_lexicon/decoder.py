@@ -7,7 +7,6 @@ Source: arXiv 2207.13331, where the search is a WFST's. Cost: phones x beam x un
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import numpy as np
 
@@ -70,24 +69,14 @@ class Decoder:
             backs.append(back)
             if at == size:
                 return self._finish(score, state, inside, np.concatenate(units), np.concatenate(backs), first)
-            ends, matched, heard = self._matches(network, at)
-            for rule in np.unique(inside):  # only what may follow is scored
-                here, fits = np.flatnonzero(inside == rule), self._allowed[rule, matched]
-                end, arc = ends[fits], matched[fits]
-                logp, following = self._lm.score(state[here], self._token[arc])
-                total = score[here, None] + heard[fits] + self._weight * logp
-                cuts = np.flatnonzero(np.diff(end, prepend=at, append=size + 1))  # ends are in order
-                for left, right in pairwise(cuts):
-                    width = right - left
-                    pending[end[left]].append(
-                        (
-                            total[:, left:right].ravel(),
-                            following[:, left:right].ravel(),
-                            np.tile(self._leads[arc[left:right]], len(here)),
-                            np.tile(arc[left:right], len(here)),
-                            np.repeat(first + here, width),
-                        )
-                    )
+            for end, (matched, heard) in self._matches(network, at).items():
+                logp, following = self._lm.score(state, self._token[matched])
+                total = score[:, None] + heard + self._weight * logp
+                row, column = np.nonzero(self._allowed[inside][:, matched])
+                pending[end].append(
+                    (total[row, column], following[row, column], self._leads[matched[column]], matched[column],
+                     first + row)
+                )  # fmt: skip
             first += len(score)
         return []
 
@@ -98,11 +87,9 @@ class Decoder:
         kept = order[np.sort(np.unique((2 * state + inside)[order], return_index=True)[1])[: self._beam]]
         return score[kept], state[kept], inside[kept], unit[kept], back[kept]
 
-    def _matches(self, network: Network, at: int) -> tuple[Ints, Ints, Floats]:
-        """The units that can begin at a position: where they end, in order, their numbers, the scores of their phones."""
-        ends: list[int] = []
-        matched: list[int] = []
-        heard: list[float] = []
+    def _matches(self, network: Network, at: int) -> dict[int, tuple[Ints, Floats]]:
+        """Of the units that can begin at a position: by their end, their numbers and the scores of their phones."""
+        found: dict[int, tuple[Ints, Floats]] = {}
         nodes: list[tuple[Node, float]] = [(self._lexicon.root, 0.0)]
         for end in range(at + 1, len(network) + 1):
             nodes = [
@@ -113,11 +100,11 @@ class Decoder:
             ]
             if not nodes:
                 break
-            for node, score in nodes:
-                matched += node.units
-                heard += [score] * len(node.units)
-            ends += [end] * (len(matched) - len(ends))
-        return np.array(ends, np.int64), np.array(matched, np.int64), np.array(heard)
+            matched = [unit for node, _ in nodes for unit in node.units]
+            if matched:
+                scores = [score for node, score in nodes for _ in node.units]
+                found[end] = np.array(matched, np.int64), np.array(scores)
+        return found
 
     def _finish(self, score: Floats, state: Ints, inside: Ints, units: Ints, backs: Ints, first: int) -> list[str]:
         total = score + self._weight * self._lm.score(state, np.array([self._lm.token_id(END)]))[0][:, 0]
