@@ -208,6 +208,9 @@ def _sentences(task: _Task, plan: _Plan, notes: list[str], report: Progress) -> 
         numbers["word error rate of words and list less that of the best subword system" + at] = Figure(
             100 * (listed[separation].wer.rate - min(rates)), "points"
         )
+        numbers["word error rate of frequent words and code points less that of the best subword system" + at] = Figure(
+            100 * (found[SPELLED][separation].wer.rate - min(rates)), "points"
+        )
     for which, name in (("best", best), ("worst", worst)):
         unseen = found[name][low].wer.unseen_rate
         if unseen is not None:
