@@ -11,12 +11,11 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <stdexcept>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -252,8 +251,8 @@ class CountModel {
     std::vector<Level> levels_;
 };
 
-// The counts of the bytes coded so far. Memory: 12 bytes a different string of order + 1 bytes, 70 a different context;
-// when they are kMost of them, it forgets all and starts afresh.
+// The counts of the bytes coded so far. Memory: about 10 bytes a different string of order + 1 bytes, 70 a different
+// context; when it holds counts of kMost strings, it forgets all and starts afresh.
 class AdaptiveModel {
   public:
     static constexpr size_t kMost = 8u << 20;
@@ -274,8 +273,8 @@ class AdaptiveModel {
                 const Context& context = contexts_[at];
                 const Blend::Scale scale(context.seen, context.different);
                 blend.scale(scale.share(context.different));
-                for (uint32_t i = context.first; i != ContextMap::kNone; i = followers_[i].next) {
-                    blend.add(followers_[i].byte, scale.share(followers_[i].count));
+                for (uint32_t i = context.first; i < context.first + context.different; ++i) {
+                    blend.add(bytes_[i], scale.share(counts_[i]));
                 }
             }
             blend.cumulate(table_.data());
@@ -283,45 +282,53 @@ class AdaptiveModel {
         }
 
         void push(uint8_t byte) {
-            if (followers_.size() + model_.order_ + 1 > model_.most_) {
+            if (counts_.size() > model_.most_) {
                 for (auto& places : places_) places.clear();
                 contexts_.clear();
-                followers_.clear();
+                counts_.clear();
+                bytes_.clear();
             }
             for (size_t k = 0; k <= std::min(model_.order_, history_.length); ++k) {
                 const auto fresh = static_cast<uint32_t>(contexts_.size());
                 const uint32_t at = places_[k].at(history_.context(k), fresh);
                 if (at == fresh) contexts_.emplace_back();
-                Context& context = contexts_[at];
-                ++context.seen;
-                uint32_t i = context.first;
-                while (i != ContextMap::kNone && followers_[i].byte != byte) i = followers_[i].next;
-                if (i == ContextMap::kNone) {
-                    i = static_cast<uint32_t>(followers_.size());
-                    followers_.push_back({0, context.first, byte});
-                    context.first = i;
-                    ++context.different;
-                }
-                ++followers_[i].count;
+                ++counts_[follower(contexts_[at], byte)];
             }
             history_.push(byte);
         }
 
       private:
+        // The bytes that followed a context, and their counts, lie together, with room for as many as a power of two.
         struct Context {
             uint64_t seen = 0;
-            uint32_t different = 0, first = ContextMap::kNone;
+            uint32_t first = 0, different = 0;
         };
-        struct Follower {
-            uint32_t count, next;
-            uint8_t byte;
-        };
+
+        uint32_t follower(Context& context, uint8_t byte) {
+            ++context.seen;
+            const auto* begin = bytes_.data() + context.first;
+            const auto* found = std::find(begin, begin + context.different, byte);
+            const auto place = static_cast<uint32_t>(found - begin);
+            if (place < context.different) return context.first + place;
+            if (std::has_single_bit(context.different) || context.different == 0) {  // the room is full
+                const auto first = static_cast<uint32_t>(counts_.size());
+                const size_t room = std::max<size_t>(1, 2 * context.different);
+                counts_.resize(first + room, 0);
+                bytes_.resize(first + room, 0);
+                std::copy_n(counts_.begin() + context.first, context.different, counts_.begin() + first);
+                std::copy_n(bytes_.begin() + context.first, context.different, bytes_.begin() + first);
+                context.first = first;
+            }
+            bytes_[context.first + context.different] = byte;
+            return context.first + context.different++;
+        }
 
         const AdaptiveModel& model_;
         History history_;
         std::vector<ContextMap> places_;  // by the length of the context
         std::vector<Context> contexts_;
-        std::vector<Follower> followers_;
+        std::vector<uint32_t> counts_;
+        std::vector<uint8_t> bytes_;
         Table table_;
     };
 

@@ -34,7 +34,7 @@ def test_questions_are_places_of_the_documents():
         assert all(choice in LINES for choice in question.choices)
         for text in (question.prompt, *question.choices):
             text.decode()  # cut at characters
-            assert len(text) <= 256 + 64
+            assert len(text) <= 256 + 3
         assert question.prompt.endswith(b"\n") and all(choice.startswith(b"line") for choice in question.choices)
     assert continuation_questions([LINES], 50, seed=3) == questions
     assert continuation_questions([LINES], 50, seed=4) != questions
@@ -57,7 +57,7 @@ def test_a_continuation_is_chosen_by_its_bits_a_byte():
 
 
 def test_refusals():
-    with pytest.raises(InvalidInputError, match="no document has the 1,280 bytes"):
+    with pytest.raises(InvalidInputError, match="no document has the 384 bytes"):
         continuation_questions([b"short"], 5)
     with pytest.raises(InvalidInputError, match="no questions"):
         choice_accuracy(KnowsOneByte(0), byte_tokenizer(), [])

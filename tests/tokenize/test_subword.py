@@ -360,9 +360,11 @@ class TestBadInput:
             ({"a": -1}, {}, "positive"),
             ({"a": math.nan}, {}, "positive"),
             ({"a": math.inf}, {}, "positive"),
+            ({"a": 1e18}, {}, "below 1e18"),
             ({"": 1}, {}, "empty"),
             ({"a b": 1}, {}, "white space"),
             ({"a+": 1}, {}, "choose another mark"),
+            ({"a\u037e": 1}, {"mark_symbol": ";"}, "choose another mark"),  # NFC makes it a semicolon
             ({"abc": 1}, {"size": 3}, "3 different atoms"),
             ({"abc": 1}, {"method": "wordpiece"}, "method must be one of"),
             ({"abc": 1}, {"estimation": "map"}, "estimation must be one of"),

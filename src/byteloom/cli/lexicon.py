@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byteloom.cli.console import JsonFlag, err, out, print_json, progress
+from byteloom.cli.console import JsonFlag, Progress, err, out, print_json, progress
 from byteloom.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -289,17 +290,19 @@ def evaluate(
             recogniser = Recogniser(
                 training, cut, word_list=listed, order=order, beam=beam, style=style.value, symbol=symbols[name]
             )
-
-            def recognised(done: int, name: str = name) -> None:
-                report(name, done, len(test))
-
-            outcomes[name] = recogniser.evaluate(networks, test, counts.keys(), progress=recognised)
+            outcomes[name] = recogniser.evaluate(
+                networks, test, counts.keys(), progress=partial(_report, report, name, len(test))
+            )
     if json:
         print_json(
             {"training": len(training), "test": len(test), "systems": {n: _json(o) for n, o in outcomes.items()}}
         )
     else:
         _print(outcomes, len(training), len(test))
+
+
+def _report(report: Progress, name: str, total: int, done: int) -> None:
+    report(name, done, total)
 
 
 def _json(outcome: Outcome) -> dict[str, Any]:

@@ -33,30 +33,31 @@ class Question:
 
 
 def continuation_questions(
-    documents: Sequence[Any], count: int, *, prompt_bytes: int = 256, choice_bytes: int = 64, seed: int = 0
+    documents: Sequence[Any], count: int, *, prompt_bytes: int = 256, choice_bytes: int = 128, seed: int = 0
 ) -> list[Question]:
     """At most `count` questions from bytes-like documents, drawn by `seed`; text is cut at lines or characters.
 
-    The wrong choices follow other places of the same document, so that style and subject give nothing away. Raises
-    InvalidInputError when no document is long enough: it needs CHOICES places, each with prompt and choice.
+    The wrong choices follow other places, mostly of other documents: what the prompt is about tells. Raises
+    InvalidInputError when no document has the bytes of a prompt and a choice.
     """
     rng = np.random.default_rng(seed)
     span = prompt_bytes + choice_bytes
-    long_enough = [bytes(document) for document in documents if memoryview(document).nbytes >= CHOICES * span]
+    long_enough = [bytes(document) for document in documents if memoryview(document).nbytes >= span]
     if not long_enough:
-        raise InvalidInputError(
-            f"no document has the {CHOICES * span:,} bytes that a question is made of; name longer files"
-        )
-    weights = np.array([len(data) for data in long_enough], dtype=np.float64)
+        raise InvalidInputError(f"no document has the {span} bytes that a question is made of; name longer files")
+    sizes = np.array([len(data) for data in long_enough], dtype=np.float64)
     questions: dict[Question, None] = {}
-    for number in rng.choice(len(long_enough), size=2 * count, p=weights / weights.sum()).tolist():
-        data = long_enough[number]
-        places = [_cut(data, at, choice_bytes) for at in rng.integers(prompt_bytes, len(data) - choice_bytes, CHOICES)]
-        choices = tuple(data[at : _character(data, at + choice_bytes)] for at in places)
+    # Drawn twice as often as needed: places may coincide.
+    for numbers in rng.choice(len(long_enough), size=(2 * count, CHOICES), p=sizes / sizes.sum()).tolist():
+        places = []
+        for data in (long_enough[number] for number in numbers):
+            at = _cut(data, int(rng.integers(prompt_bytes, len(data) - choice_bytes + 1)), choice_bytes)
+            places.append((data, at))
+        choices = tuple(data[at : _character(data, at + choice_bytes)] for data, at in places)
         answer = int(rng.integers(CHOICES))
         if len(set(choices)) == CHOICES and len(questions) < count:
-            prompt = data[_character(data, max(0, places[answer] - prompt_bytes)) : places[answer]]
-            questions[Question(prompt, choices, answer)] = None
+            data, at = places[answer]
+            questions[Question(data[_character(data, max(0, at - prompt_bytes)) : at], choices, answer)] = None
     return list(questions)
 
 

@@ -8,9 +8,9 @@ Source: the quantisation of Training LLMs over Neurally Compressed Text, Lester 
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
@@ -132,7 +132,7 @@ class StaticModel(NativeModel):
 class AdaptiveModel(NativeModel):
     """Learns from nothing but the prefix itself: counts after contexts of 0 to `order` bytes, updated as it codes.
 
-    Use it to compress a file of an unknown kind. Memory: up to 12 bytes a byte and order, at most about 600 MB; then
+    Use it to compress a file of an unknown kind. Memory: up to 100 bytes a byte and order, at most about 600 MB; then
     it forgets all and starts afresh. `cumulative` reads each whole prefix.
     Raises InvalidInputError for an order that is not from 0 to 6.
     """
@@ -193,9 +193,9 @@ class CountModel(NativeModel):
     @classmethod
     def load(cls, path: StrPath) -> CountModel:
         """Read what `save` wrote. Raises FileError when the file is missing, cut off or of another kind."""
-        open_bytes(path)  # raises the sentence of a file that cannot be read
+        data = io.BytesIO(open_bytes(path))
         try:
-            with np.load(Path(path), allow_pickle=False) as file:
+            with np.load(data, allow_pickle=False) as file:
                 if str(file["format"]) != _FORMAT:
                     raise ValueError("another format")
                 grams, counts = file["grams"], file["counts"]

@@ -1,8 +1,9 @@
 """Equal-info windows compiled: a dictionary of the strings that a byte model finds likeliest, matched greedily.
 
-Use it for the shortest sequences at a large vocabulary: at 65,536 strings its tokens are far longer than those of BPE
-trained on the same bytes; at 4,096 BPE wins (docs/equal-info.md has the figures). The model is needed for training
-alone; encoding is exact for every byte string and the same on every machine.
+Use it for tokens of about equal information, whose set is closed under prefixes and may end at a boundary. Its
+sequences are shorter than those of BPE with the pre-tokenizer of GPT-2, and longer than those of our BPE, whose tokens
+may cross words too (docs/equal-info.md has the figures). The model is needed for training alone; encoding is exact for
+every byte string and the same on every machine.
 Source: Training LLMs over Neurally Compressed Text, Lester et al., TMLR 2024, arXiv 2404.03626; compiling the windows
 into a dictionary is ours. Cost: training asks the model once a string (seconds for 65,536); encoding is one trie step a
 byte.
@@ -289,8 +290,8 @@ def best_first(
 
 def _shares(model: ByteModel, prefixes: Sequence[bytes]) -> npt.NDArray[np.float64]:
     """float [n, 256]: how likely each byte is after each prefix."""
-    cumulative = checked_cumulative(model, prefixes).astype(np.float64)
-    return (cumulative[:, 1:] - cumulative[:, :-1]) / TOTAL
+    tables = checked_cumulative(model, prefixes)
+    return (tables[:, 1:] - tables[:, :-1]) / TOTAL
 
 
 def _sample(documents: Sequence[memoryview]) -> list[memoryview]:

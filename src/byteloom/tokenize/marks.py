@@ -7,12 +7,15 @@ Source: Smit, Virpioja and Kurimo, Interspeech 2017 (subword lexicons); spec of 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 from byteloom.errors import InvalidInputError
 
 MarkStyle = Literal["suffix", "prefix", "both", "boundary"]
+
+_UNUSABLE = re.compile(r"[\s\ud800-\udfff]")
 
 
 def mark(pieces: Sequence[str], style: MarkStyle = "suffix", symbol: str = "+") -> list[str]:
@@ -79,10 +82,10 @@ def check_text(text: str, symbol: str, what: str = "a word") -> None:
         raise InvalidInputError(f"{what} is empty; leave it out")
     if symbol in text:
         raise InvalidInputError(f"{what} holds the mark {symbol!r}: {text!r}; choose another mark")
-    if any("\ud800" <= character <= "\udfff" for character in text):
+    if found := _UNUSABLE.search(text):
+        if found[0].isspace():
+            raise InvalidInputError(f"{what} holds white space: {text!r}; split the text into words first")
         raise InvalidInputError(f"{what} holds half a surrogate pair, which is no text: {text!r}")
-    if any(map(str.isspace, text)):
-        raise InvalidInputError(f"{what} holds white space: {text!r}; split the text into words first")
 
 
 def _sides(style: str, symbol: str) -> tuple[str, str]:

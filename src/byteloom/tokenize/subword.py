@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate, chain, pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +120,11 @@ class SubwordDictionary:
 
     __hash__ = None  # type: ignore[assignment]
 
-    def segment(self, word: str, *, nbest: int = 1) -> Any:
+    @overload
+    def segment(self, word: str) -> list[str]: ...
+    @overload
+    def segment(self, word: str, *, nbest: int) -> list[tuple[list[str], float]]: ...
+    def segment(self, word: str, *, nbest: int = 1) -> list[str] | list[tuple[list[str], float]]:
         """The pieces of a word: list[str]; together they are the word in NFC.
 
         With `nbest` > 1: at most so many segmentations with their log-probabilities, list[tuple[list[str], float]], the
@@ -211,7 +215,7 @@ class SubwordDictionary:
             raise FileError(f"the dictionary of subwords {path} is damaged ({error}); train it again") from error
 
     def _atoms(self, word: str) -> list[str]:
-        check_text(word, self.mark_symbol)
+        check_text(normalise(word), self.mark_symbol)
         parts = atoms(word, self.unit)
         if self.unknown == "error" and (missing := [atom for atom in parts if atom not in self._ids]):
             raise InvalidInputError(f'{missing[0]!r} in {word!r} is no unit; use unknown="atom" or leave the word out')
@@ -277,8 +281,8 @@ def train_subwords(
     room beside the atoms (of akshara, Tamil has about 1,800 and Kannada 2,700; of graphemes 230 and 650). Warns when
     the words do not support `size`.
 
-    >>> train_subwords({"banana": 9, "bandana": 5}, method="bpe", estimation="none", size=8).segment("banana")
-    ['bana', 'na']
+    >>> train_subwords({"banana": 9, "bandana": 5}, method="bpe", estimation="none", size=7).segment("banana")
+    ['ban', 'ana']
     """
     check_symbol(mark_symbol)
     counted = {tuple(atoms(word, unit)): count for word, count in _counted(words, mark_symbol).items()}
@@ -328,8 +332,8 @@ def _learned(
             raise InvalidInputError(f"{name} must be one of {', '.join(get_args(choices))}; got {value!r}")
     if iterations < 1:
         raise InvalidInputError(f"iterations must be at least 1; got {iterations}")
-    if not min_count > 0:
-        raise InvalidInputError(f"min_count must be above 0; got {min_count}")
+    if not 0 < min_count < math.inf:
+        raise InvalidInputError(f"min_count must be a positive number; got {min_count}")
     if size <= len(corpus.atoms):
         raise InvalidInputError(
             f"size {size} leaves no room for units: the words have {len(corpus.atoms)} different atoms; "
@@ -377,7 +381,7 @@ def read_word_counts(path: StrPath) -> dict[str, float]:
                 value = float(count)
             except ValueError:
                 value = math.nan
-            if not (0 < value < math.inf) or len(word.split()) != 1:
+            if not (0 < value < 1e18) or len(word.split()) != 1:
                 raise InvalidInputError(f"line {number} of {path} is not a word, a tab and a positive count: {line!r}")
             counted[word] = counted.get(word, 0.0) + value
     elif any(len(line.split()) > 1 for line in lines):
@@ -448,10 +452,10 @@ def _counted(words: Mapping[str, float] | Sequence[str], mark_symbol: str) -> di
         pairs = ((word, _count_of_rank(rank)) for rank, word in enumerate(words))
     counted: dict[str, float] = {}
     for word, count in pairs:
-        check_text(word, mark_symbol)
-        if not (0 < count < math.inf):
-            raise InvalidInputError(f"counts of words must be positive numbers; got {count} for {word!r}")
         normal = normalise(word)
+        check_text(normal, mark_symbol)
+        if not (0 < count < 1e18):
+            raise InvalidInputError(f"counts of words must be positive numbers below 1e18; got {count} for {word!r}")
         counted[normal] = counted.get(normal, 0.0) + count
     if not counted:
         raise InvalidInputError("there are no words to learn from")
@@ -471,7 +475,7 @@ def _bpe(
         corpus.word_atoms,
         weights,
         size,
-        max(1, math.ceil(min_count * scale)),
+        min(max(1, math.ceil(min_count * scale)), 1 << 62),
     )
     units = list(corpus.atoms)
     merges = []
