@@ -145,8 +145,8 @@ def _task(texts: Texts, plan: _Plan, at_most: int) -> _Task:
         acoustics = SimulatedAcoustics(train, separation=separation)
         generator = np.random.default_rng(0)
         networks[separation] = [acoustics.network(sentence, generator) for sentence in test]
-    known = {word for sentence in train for word in sentence.split()} | word_list.keys()
-    return _Task(train, test, word_list, networks, known, count_words(train, word_list))
+    counts = count_words(train, word_list)
+    return _Task(train, test, word_list, networks, set(counts), counts)
 
 
 def _ranked(words: Sequence[str]) -> dict[str, float]:
