@@ -216,6 +216,18 @@ def test_a_word_list_teaches_words() -> None:
     assert count_words(["a ba a"], {"ba": 0.5, "c": 2.0}) == {"a": 2.0, "ba": 1.5, "c": 2.0}
 
 
+def test_two_spellings_of_a_sign_are_one() -> None:
+    composed, decomposed = "கொ மா", "கெ\u0bbe மா"
+    assert composed != decomposed
+    assert count_words([decomposed], {"கொ": 1.0}) == {"கொ": 2.0, "மா": 1.0}
+    acoustics = SimulatedAcoustics(["கசடதப அஆஇ ொா", decomposed])
+    network = acoustics.network(decomposed, np.random.default_rng(0))
+    assert [max(frame, key=lambda c: c in composed) for frame in network] == list("கொமா")
+    said = [{character: 0.0} for character in "கொமா"]
+    outcome = Recogniser([decomposed], whole_words).evaluate([said], [decomposed], {"கொ"})
+    assert (outcome.wer.rate, outcome.wer.unseen) == (0, 1)
+
+
 def test_held_out_lines_depend_on_their_content_alone() -> None:
     lines = [f"line {i}" for i in range(200)]
     train, test = hold_out(lines, at_most=5)
