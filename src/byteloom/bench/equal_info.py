@@ -217,7 +217,7 @@ def _speeds(
     whole = b"".join(train)
     long = (whole * (1 + plan.timed // len(whole)))[: plan.timed]
     eighth = long[: len(long) // 8]
-    seconds = {size: best_of(2, partial(large.encode, text)).cpu for size, text in ((1, eighth), (8, long))}
+    seconds = {size: best_of(3, partial(large.encode, text)).cpu for size, text in ((1, eighth), (8, long))}
     ids = large.encode(long)
     decoding = best_of(2, partial(large.decode, ids)).cpu
     text = _text(test[: plan.peer])
