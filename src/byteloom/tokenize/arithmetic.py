@@ -37,7 +37,7 @@ def compress(data: Buffer, model: ByteModel) -> bytes:
 
     >>> from byteloom.tokenize.byte_model import AdaptiveModel
     >>> len(compress(b"banana" * 100, AdaptiveModel()))
-    47
+    28
     """
     stream, _ = _encode(data, model)
     size = memoryview(data).nbytes
