@@ -45,7 +45,7 @@ class TestDefinition:
         for window, code in windows[:-1]:
             # Of the strings that fit, the longest has this code; of those with this code, the window is the shortest.
             end = at + len(window)
-            while (fitting := cell(text[at : end + 1])) is not None:
+            while end < len(text) and (fitting := cell(text[at : end + 1])) is not None:
                 assert fitting == code
                 end += 1
             assert cell(window) == code
