@@ -109,8 +109,8 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         notes.append(
             f"The models are Llamas (layers {shape.layers}, hidden size {shape.hidden_size}, heads {shape.heads}, "
             f"window {shape.context} tokens) that saw {plan.steps * BATCH * shape.context:,} tokens each, and are "
-            f"judged on {plan.judged / 1e3:.0f} kB. The uniform line is what guessing every token alike costs; a model at its "
-            "line has learned nothing, however few bits that is."
+            f"judged on {plan.judged / 1e3:.0f} kB. The uniform line is what guessing every token alike costs; a model "
+            "at its line has learned nothing, however few bits that is."
         )
     else:
         notes.append("The language models were not measured: they need byteloom[models].")
