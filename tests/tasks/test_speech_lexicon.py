@@ -23,7 +23,8 @@ from byteloom.tasks.speech_lexicon import (
 from byteloom.tasks.speech_lexicon.evaluation import Recogniser, count_words, hold_out, whole_words
 from byteloom.tasks.speech_lexicon.lexicon import marked_forms
 from byteloom.tasks.speech_lexicon.pronunciation import Espeak, cut_phones, grapheme_phones, is_consonant, tamil_phones
-from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword import SubwordDictionary
+from byteloom.tokenize.subword_training import train_subwords
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ from byteloom.tasks.speech_lexicon.evaluation import (
 )
 from byteloom.tasks.speech_lexicon.lexicon import Style
 from byteloom.tokenize.akshara import Unit, atoms
-from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword import SubwordDictionary
+from byteloom.tokenize.subword_training import train_subwords
 
 CARD = Card(
     method="subword-asr",

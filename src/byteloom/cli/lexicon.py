@@ -93,7 +93,7 @@ def train(
     """
     import warnings
 
-    from byteloom.tokenize.subword import read_word_counts, train_subwords
+    from byteloom.tokenize.subword_training import read_word_counts, train_subwords
 
     counts = read_word_counts(words)
     with progress() as report, warnings.catch_warnings(record=True) as notes:
@@ -267,7 +267,8 @@ def evaluate(
 
     from byteloom.tasks.speech_lexicon import SimulatedAcoustics
     from byteloom.tasks.speech_lexicon.evaluation import Recogniser, Segment, count_words, hold_out, whole_words
-    from byteloom.tokenize.subword import SubwordDictionary, read_word_counts, train_subwords
+    from byteloom.tokenize.subword import SubwordDictionary
+    from byteloom.tokenize.subword_training import read_word_counts, train_subwords
 
     training, test = hold_out(_lines(sentences), at_most=tests)
     listed = read_word_counts(word_list) if word_list else {}
