@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from byteloom.cli.console import JsonFlag, err, print_json, progress
+from byteloom.cli.subword_choices import Estimation, SubwordMethod, Unit
 from byteloom.cli.tokenizer.shared import Formats, Paths, documents_of, human_size, line, open_corpus
 from byteloom.errors import InvalidInputError
 
@@ -23,24 +24,6 @@ class _Method(StrEnum):
     dna = "dna"
     equal_info = "equal-info"
     subword = "subword"
-
-
-class _Dictionary(StrEnum):
-    bpe = "bpe"
-    extended_bpe = "extended_bpe"
-    morfessor = "morfessor"
-
-
-class _Estimation(StrEnum):
-    none = "none"
-    ml = "ml"
-    viterbi = "viterbi"
-
-
-class _Unit(StrEnum):
-    akshara = "akshara"
-    grapheme = "grapheme"
-    codepoint = "codepoint"
 
 
 _VOCAB_SIZE = {_Method.bpe: 16_384, _Method.dna: 1_024, _Method.equal_info: 65_536, _Method.subword: 4_096}
@@ -89,13 +72,13 @@ def train(
         ),
     ] = None,
     dictionary: Annotated[
-        _Dictionary | None, typer.Option(help="subword: how units are found. Default: extended_bpe.")
+        SubwordMethod | None, typer.Option(help="subword: how units are found. Default: extended_bpe.")
     ] = None,
     estimation: Annotated[
-        _Estimation | None, typer.Option(help="subword: how their probabilities are found. Default: viterbi.")
+        Estimation | None, typer.Option(help="subword: how their probabilities are found. Default: viterbi.")
     ] = None,
     unit: Annotated[
-        _Unit | None, typer.Option(help="subword: what is never cut. Default: akshara, the syllables of Indic scripts.")
+        Unit | None, typer.Option(help="subword: what is never cut. Default: akshara, the syllables of Indic scripts.")
     ] = None,
     formats: Formats = None,
     field: Annotated[
