@@ -35,9 +35,8 @@ def train(
     method: Annotated[
         _Method,
         typer.Option(
-            help="bpe: byte-pair encoding, for any bytes. equal-info: strings of about equal information, the fewest "
-            "tokens at large sizes. subword: parts of words, for text in languages with long words. dna: byte-pair "
-            "encoding of reads and genomes."
+            help="bpe: byte-pair encoding, for any bytes. subword: parts of words, for text in languages with long "
+            "words. dna: byte-pair encoding of reads and genomes. equal-info: strings of about equal information."
         ),
     ] = _Method.bpe,
     vocab_size: Annotated[
@@ -103,7 +102,8 @@ def train(
     from byteloom.tokenize import BPE
     from byteloom.tokenize.analysis import length_statistics
 
-    vocab_size = vocab_size or _VOCAB_SIZE[method]
+    if vocab_size is None:
+        vocab_size = _VOCAB_SIZE[method]
     members = _sizes(family, vocab_size) if family is not None else []
     options: dict[str, Any] = {
         "min_frequency": min_frequency,
