@@ -306,8 +306,8 @@ def _learnability(
 
 
 def _tokens(train: Sequence[bytes], encode: Encode, plan: _Plan) -> npt.NDArray[np.int64]:
-    """Enough tokens of the files for a training, one after the other."""
-    wanted = (plan.steps + 1) * BATCH * plan.backbone.context + 1
+    """Tokens of the files, one after the other: several times what a training sees, so that it sees few twice."""
+    wanted = 4 * (plan.steps + 1) * BATCH * plan.backbone.context + 1
     parts: list[npt.NDArray[np.int64]] = []
     size = 0
     for document in train:
@@ -336,8 +336,10 @@ def _train_and_judge(
 
     context = min(plan.backbone.context, len(ids) - 2)
     torch.manual_seed(0)
+    config = plan.backbone.config(vocab)
+    config.initializer_range = 0.02  # of transformers
     with quiet_transformers():
-        model = LlamaForCausalLM(plan.backbone.config(vocab))
+        model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, (0.9, 0.95), weight_decay=0.1)
 
     def rate(step: int) -> float:

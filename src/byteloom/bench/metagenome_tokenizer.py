@@ -188,7 +188,7 @@ def _density(
     rows: list[Row] = []
     for name, one in found.items():
         density = sum(map(len, reads)) / sum(map(len, one.encode_batch(reads)))
-        numbers[f"bases per token, vocabulary {name}"] = Figure(density, "B/B")
+        numbers[f"bases per token, vocabulary {name}"] = Figure(density, "bases")
         rows.append({"table": "Vocabularies", "vocabulary": name, "ids": one.vocab_size, "bases per token": density})
     return numbers, rows
 
