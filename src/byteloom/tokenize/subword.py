@@ -241,7 +241,7 @@ class SubwordDictionary:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """No garbage collection inside: none of a million lists is garbage, but the collector would visit all many times."""
+    """No garbage collection inside: none of a million lists is garbage, but the collector would visit all of them."""
     enabled = gc.isenabled()
     gc.disable()
     try:
