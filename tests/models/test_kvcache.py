@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
@@ -300,9 +302,22 @@ def test_a_cache_of_another_model_is_refused():
         deeper(tokens(5), **{CACHE_KEYWORD: cache})
     with pytest.raises(InvalidInputError, match="holds 1 rows and the input has 2"):
         tiny("Llama")(tokens(5, batch=2), **{CACHE_KEYWORD: filled(tiny("Llama"), tokens(5))})
+    with pytest.raises(CacheMismatchError, match="holds torch.float32 and the model computes in torch.bfloat16"):
+        build("Llama").bfloat16()(tokens(5), **{CACHE_KEYWORD: cache})
+    cache = filled(tiny("Llama"), tokens(5))
     cache.check(tiny("Llama"))
     with pytest.raises(CacheMismatchError, match="encode the tokens again"):
         cache.check(deeper)
+
+
+def test_a_copy_goes_its_own_way():
+    model = tiny("Llama")
+    cache = filled(model, tokens(9))
+    fork = copy.deepcopy(cache)
+    expected = logits(model, tokens(4, seed=1), **{CACHE_KEYWORD: fork})
+    logits(model, tokens(6, seed=2), **{CACHE_KEYWORD: fork})
+    assert cache.get_seq_length() == 9 and fork.get_seq_length() == 19
+    assert torch.equal(logits(model, tokens(4, seed=1), **{CACHE_KEYWORD: cache}), expected)
 
 
 def test_models_without_plain_caches_are_refused():

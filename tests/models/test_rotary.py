@@ -162,7 +162,7 @@ def test_the_measurement_is_made_once_and_leaves_the_model_alone():
         ("OPT", {"word_embed_proj_dim": 64, "ffn_dim": 64}, "no rotary embedding"),
         ("Mpt", {"d_model": 32, "n_heads": 2, "n_layers": 2}, "in its own code"),
         ("Bloom", {"n_head": 4, "n_layer": 2}, "in its own code"),
-        ("GPTJ", {"n_embd": 64, "n_layer": 2, "n_head": 2, "rotary_dim": 8}, "no rotary embedding"),
+        ("GPTJ", {"n_embd": 64, "n_layer": 2, "n_head": 2, "rotary_dim": 8}, "no rotary|in its own code"),
         ("Mamba", {"state_size": 4}, "in its own code"),
     ],
 )

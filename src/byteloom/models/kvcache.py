@@ -94,7 +94,9 @@ class KVLayer(DynamicLayer):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, type and device from the first keys and values; no slot is used yet."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._key_store, self._value_store = key_states[:, :, :0], value_states[:, :, :0]
+        self._key_store, self._value_store = (
+            states.new_empty((*states.shape[:2], 0, states.shape[3])) for states in (key_states, value_states)
+        )
         self._use(0)
         self.is_initialized = True
 
@@ -258,8 +260,8 @@ class KVLayer(DynamicLayer):
 
     def nbytes(self) -> int:
         """Bytes held, spare room included."""
-        bias = 0 if self._bias_store is None else self._bias_store.nbytes
-        return self._key_store.nbytes + self._value_store.nbytes + bias
+        stores = (self._key_store, self._value_store, self._bias_store)
+        return sum(store.untyped_storage().nbytes() for store in stores if store is not None)
 
     def _use(self, slots: int) -> None:
         self.keys, self.values = self._key_store[:, :, :slots], self._value_store[:, :, :slots]
@@ -285,6 +287,10 @@ class KVLayer(DynamicLayer):
                 raise CacheMismatchError(
                     f"the cache holds {held.shape[1]} key-value heads of {held.shape[3]}, the model has {new.shape[1]} "
                     f"of {new.shape[3]}; use the model that filled the cache"
+                )
+            if new.dtype != held.dtype:
+                raise CacheMismatchError(
+                    f"the cache holds {held.dtype} and the model computes in {new.dtype}; encode the tokens again"
                 )
             if new.shape[0] != held.shape[0]:
                 raise InvalidInputError(
@@ -315,7 +321,7 @@ class KVCache(Cache):
         Sliding-window layers keep every slot; the window is applied in the attention. Raises InvalidInputError for a
         model that keeps something else than keys and values of all tokens (recurrent, hybrid, encoder-decoder).
         """
-        count = len(_plain_layers(model.config, type(model).__name__))
+        count = len(attention_windows(model.config))
         return cls([layer(index=index, **layer_kwargs) for index in range(count)], fingerprint(model))
 
     def update(
@@ -476,7 +482,7 @@ class RaggedCache(Cache):
     def __init__(self, config: PretrainedConfig, batch_size: int, capacity: int = MIN_SLACK) -> None:
         if batch_size < 1 or capacity < 1:
             raise InvalidInputError(f"batch_size and capacity are at least 1; got {batch_size} and {capacity}")
-        self._windows = _plain_layers(config, type(config).__name__)
+        self._windows = attention_windows(config)
         self._config = config
         self._pending = 0  # tokens of the last step that may be committed
         self.capacity = capacity
@@ -583,15 +589,17 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _plain_layers(config: PretrainedConfig, name: str) -> list[int | None]:
-    """The window of each layer, None where it is the whole text."""
-    layers = DynamicCache(config=config).layers
+def attention_windows(config: PretrainedConfig) -> list[int | None]:
+    """For each layer of a decoder how many tokens back it attends, None for all of them.
+
+    Raises InvalidInputError for a model that keeps something else than keys and values of tokens.
+    """
     windows: list[int | None] = []
-    for layer in layers:
+    for layer in DynamicCache(config=config).layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or config.is_encoder_decoder:
             raise InvalidInputError(
-                f"{name} keeps a {type(layer).__name__}, which is not the keys and values of all tokens; "
-                "use a decoder-only attention model (Llama, Qwen, Mistral)"
+                f"a {config.model_type} model keeps a {type(layer).__name__}, which is not the keys and values of all "
+                "tokens; use a decoder-only attention model (Llama, Qwen, Mistral)"
             )
         windows.append(getattr(layer, "sliding_window", None))
     return windows
