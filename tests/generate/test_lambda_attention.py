@@ -5,8 +5,7 @@ import torch
 
 from byteloom.errors import CacheStateError, InvalidInputError, UnsupportedPositionError
 from byteloom.generate import LambdaLayer, LambdaStream, extend
-from byteloom.models import KeyRotation
-from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, attach
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits
 from tests.reference.lambda_attention import lambda_attention
@@ -229,6 +228,37 @@ def test_looking_up_grows_with_the_text_alone():
         read(model, other, ids.flip(0), 50)
         last = tokens(4, batch=2)
         assert (read(model, cache, last, 1) - read(model, other, last, 1)).abs().max() < 2e-5
+
+
+def test_a_saved_window_goes_on(tmp_path):
+    model = tiny("Llama")
+    ids = tokens(40, batch=2)
+    options = {"rotation": KeyRotation.from_model(model), "window": 16, "sinks": 3, "top_k": 2}
+    with attach(model):
+        cache = KVCache.for_model(model, LambdaLayer, **options)
+        read(model, cache, ids, 30)
+        cache.save(tmp_path / "cache")
+        loaded = KVCache.load(tmp_path / "cache", model, LambdaLayer, **options)
+        assert torch.equal(read(model, loaded, ids, 1), read(model, cache, ids, 1))
+        KVCache.for_model(model, LambdaLayer, **options).save(tmp_path / "empty")
+        assert KVCache.load(tmp_path / "empty", model, LambdaLayer, **options).get_seq_length() == 0
+
+
+def test_what_a_window_cannot_do_is_refused():
+    model = tiny("Llama")
+    with extend(model, 16, sinks=3) as fresh:
+        cache = fresh()
+        logits(model, tokens(30), **{CACHE_KEYWORD: cache})
+        layer = cache.layers[0]
+        with pytest.raises(CacheStateError, match="cannot be edited in the middle"):
+            layer.splice(3, 4, layer.keys[:, :, :1], layer.values[:, :, :1])
+        with pytest.raises(CacheStateError, match="cannot be picked or merged"):
+            layer.gather(torch.tensor([1, 2]))
+        with pytest.raises(CacheStateError, match="cannot be taken back"):
+            cache.truncate(3, 3)
+        layer.bias = torch.zeros(1, 2, layer.physical)
+        with pytest.raises(CacheStateError, match="takes no bias"):
+            logits(model, tokens(1), **{CACHE_KEYWORD: cache})
 
 
 def test_calls_may_be_in_any_mode():

@@ -7,9 +7,8 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from byteloom.errors import CacheMismatchError, CacheStateError, FileError, InvalidInputError
-from byteloom.models import KeyRotation, KVCache, KVLayer, attach, generate_from
+from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, generate_from
 from byteloom.models import kvcache as module
-from byteloom.models.attention import CACHE_KEYWORD
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits
 
@@ -302,7 +301,7 @@ def test_a_cache_of_another_model_is_refused():
         deeper(tokens(5), **{CACHE_KEYWORD: cache})
     with pytest.raises(InvalidInputError, match="holds 1 rows and the input has 2"):
         tiny("Llama")(tokens(5, batch=2), **{CACHE_KEYWORD: filled(tiny("Llama"), tokens(5))})
-    with pytest.raises(CacheMismatchError, match="holds torch.float32 and the model computes in torch.bfloat16"):
+    with pytest.raises(CacheMismatchError, match=r"holds torch.float32 and the model computes in torch.bfloat16"):
         build("Llama").bfloat16()(tokens(5), **{CACHE_KEYWORD: cache})
     cache = filled(tiny("Llama"), tokens(5))
     cache.check(tiny("Llama"))

@@ -26,8 +26,7 @@ from transformers.generation.logits_process import (
 )
 
 from byteloom.errors import CacheStateError, InvalidInputError
-from byteloom.models import KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
-from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
 from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 
 if TYPE_CHECKING:
@@ -104,6 +103,8 @@ class LambdaLayer(KVLayer):
         softcap: float | None = None,
     ) -> torch.Tensor:
         """Each query over its window and over the sinks outside of it, in one softmax; then evict."""
+        if self.bias is not None:
+            raise CacheStateError("a cache with a window takes no bias; merge slots in a KVCache of plain layers")
         if self.logical <= self.window:
             output_BHQD = super().attend(
                 module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap
@@ -145,22 +146,44 @@ class LambdaLayer(KVLayer):
         self._evict()
         return torch.cat(outputs, dim=2)
 
-    def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens. Raises CacheStateError when slots would be missing that were evicted."""
-        drop = min(-tokens_to_remove, self.logical)
-        if (
-            drop > 0
-            and self.physical < self.logical
-            and self.physical - drop < min(self.logical - drop, self.window - 1)
-        ):
+    def truncate(self, physical: int, logical: int) -> None:
+        """Forget the last tokens, as `crop` does. Raises CacheStateError when slots would be missing that are gone."""
+        drop = self.logical - logical
+        if drop != self.physical - physical or (drop > 0 and physical < min(logical, self.window - 1)):
             raise CacheStateError(
-                f"{drop} tokens cannot be taken back: the slots before the window of {self.window} are gone; "
+                f"{drop} tokens cannot be taken back: what stood before the window of {self.window} is gone; "
                 f"give the layer {drop} spare slots"
             )
-        super().crop(tokens_to_remove)
-        self._sink_keys = self._sink_keys[:, :, : self.logical]
-        self._sink_values = self._sink_values[:, :, : self.logical]
+        super().truncate(physical, logical)
+        self._sink_keys, self._sink_values = self._sink_keys[:, :, :logical], self._sink_values[:, :, :logical]
         self._history.truncate(max(0, self._history.physical - drop), 0)
+
+    def splice(self, start: int, stop: int, keys: torch.Tensor, values: torch.Tensor, *, shift: int = 0) -> None:
+        """Raises CacheStateError: a window has no middle to edit."""
+        raise CacheStateError("a cache with a window cannot be edited in the middle; edit a KVCache of plain layers")
+
+    def gather(self, index: torch.Tensor) -> None:
+        """Raises CacheStateError: the window is contiguous."""
+        raise CacheStateError(
+            "slots of a cache with a window cannot be picked or merged; use a KVCache of plain layers"
+        )
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `KVCache.save` writes of this layer, by name; nothing before the first token."""
+        if not self.is_initialized:
+            return {}
+        history = {f"history.{name}": tensor for name, tensor in self._history.state().items()}
+        return super().state() | {"sink_keys": self._sink_keys, "sink_values": self._sink_values} | history
+
+    def restore(self, state: dict[str, torch.Tensor], logical: int) -> None:
+        """Hold what `state` gave, the next token at position `logical`."""
+        super().restore(state, logical)
+        if state:
+            self._sink_keys, self._sink_values = state["sink_keys"], state["sink_values"]
+            start = "history."
+            self._history.restore(
+                {name[len(start) :]: tensor for name, tensor in state.items() if name.startswith(start)}, 0
+            )
 
     def reset(self) -> None:
         """Forget everything."""
@@ -285,7 +308,7 @@ def extend(
     """Attach LM-Infinite to a rotary causal language model.
 
         with extend(model, window=512) as fresh_cache:
-            model.generate(ids, past_key_values=fresh_cache(), max_new_tokens=100_000)
+            model.generate(ids, cache=fresh_cache(), max_new_tokens=100_000)
 
     window: tokens, default the length that the model was trained at; sinks: first tokens that stay visible, 10 to 100
     give about the same. spare: how many tokens may be cropped from a cache once it is full, as drafts need. top_k: how

@@ -48,7 +48,7 @@ class attach:  # noqa: N801 - read as the verb that it is: with attach(model): .
     """Let the layers of a `KVCache` do the attention of `model`, until `detach()` or the end of the `with` block.
 
         with attach(model):
-            model.generate(ids, past_key_values=KVCache.for_model(model))
+            model.generate(ids, cache=KVCache.for_model(model))
 
     Calls without such a cache work as before. Attachments nest: the last `detach` restores the implementation that the
     first one found. Raises UnsupportedPositionError for a model whose attention cannot be asked.

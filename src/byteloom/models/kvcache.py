@@ -258,6 +258,18 @@ class KVLayer(DynamicLayer):
         self.is_initialized = False
         self.logical = 0
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `KVCache.save` writes of this layer, by name; nothing before the first token."""
+        if not self.is_initialized:
+            return {}
+        return {"keys": self.keys, "values": self.values} | ({} if self.bias is None else {"bias": self.bias})
+
+    def restore(self, state: dict[str, torch.Tensor], logical: int) -> None:
+        """Hold what `state` gave, the next token at position `logical`."""
+        if state:
+            self.replace(state["keys"], state["values"], bias=state.get("bias"))
+        self.logical = logical
+
     def nbytes(self) -> int:
         """Bytes held, spare room included."""
         stores = (self._key_store, self._value_store, self._bias_store)
@@ -303,7 +315,7 @@ class KVCache(Cache):
     """One `KVLayer` for each layer of a model; make it with `for_model`.
 
         cache = KVCache.for_model(model)
-        model(ids, past_key_values=cache)
+        model(ids, cache=cache)
 
     token_ids: the tokens whose states are held, int64 [B, T], if who filled the cache wants them saved with it.
     fingerprint: that of the model.
@@ -363,14 +375,11 @@ class KVCache(Cache):
         return sum(layer.nbytes() for layer in self.layers)
 
     def save(self, path: StrPath) -> None:
-        """Write keys, values, biases and `token_ids` as safetensors, atomically, with the fingerprint of the model."""
+        """Write what the layers hold, `token_ids` and the fingerprint of the model as safetensors, atomically."""
         tensors = {} if self.token_ids is None else {"token_ids": self.token_ids.contiguous()}
         for layer in self.layers:
-            if layer.is_initialized:
-                tensors[f"keys.{layer.index}"] = layer.keys.contiguous()
-                tensors[f"values.{layer.index}"] = layer.values.contiguous()
-                if layer.bias is not None:
-                    tensors[f"bias.{layer.index}"] = layer.bias.contiguous()
+            for name, tensor in layer.state().items():
+                tensors[f"{layer.index}.{name}"] = tensor.contiguous()
         logical = json.dumps([layer.logical for layer in self.layers])
         metadata = {"format": "pt", "model": self.fingerprint, "logical": logical}
         with atomic_write(path) as file:
@@ -392,11 +401,9 @@ class KVCache(Cache):
                     cache.fingerprint = metadata["model"]
                     cache.check(model)
                 for each, logical in zip(cache.layers, json.loads(metadata["logical"]), strict=True):
-                    each.logical = logical
-                    if f"keys.{each.index}" in names:
-                        bias = file.get_tensor(f"bias.{each.index}") if f"bias.{each.index}" in names else None
-                        keys, values = (file.get_tensor(f"{part}.{each.index}") for part in ("keys", "values"))
-                        each.replace(keys, values, bias=bias)
+                    start = f"{each.index}."
+                    state = {name[len(start) :]: file.get_tensor(name) for name in names if name.startswith(start)}
+                    each.restore(state, logical)
                 cache.token_ids = file.get_tensor("token_ids") if "token_ids" in names else None
         except (SafetensorError, KeyError, TypeError, IndexError, OSError) as error:
             raise FileError(
@@ -500,7 +507,7 @@ class RaggedCache(Cache):
             raise InvalidInputError(
                 f"give one or more new tokens for each of {len(self.lens)} rows; got {batch}x{queries}"
             )
-        if lengths_B is not None and not (0 <= int(lengths_B.min()) and int(lengths_B.max()) <= queries):
+        if lengths_B is not None and not (int(lengths_B.min()) >= 0 and int(lengths_B.max()) <= queries):
             raise InvalidInputError(f"a row has 0 to {queries} new tokens here; got lengths {lengths_B.tolist()}")
         self._pending = queries
         position_BQ = (self.lens[:, None] + torch.arange(queries)).to(ids_BQ.device)
