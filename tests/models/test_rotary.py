@@ -175,5 +175,14 @@ def test_positions_that_cannot_be_moved_are_refused(family, changes, message):
 def test_a_rotation_that_nothing_explains_is_refused():
     model = build("Llama")
     model.model.rotary_emb.register_forward_hook(lambda module, args, output: tuple(part**3 for part in output))
-    with pytest.raises(UnsupportedPositionError, match="layer 0 of LlamaForCausalLM"):
+    with pytest.raises(
+        UnsupportedPositionError, match="layer 0 of LlamaForCausalLM turns its keys in a way that cannot be undone"
+    ):
         KeyRotation.from_model(model)
+
+
+def test_an_ambiguous_rotation_is_refused():
+    """Turning by next to nothing and not turning at all look alike over 17 positions."""
+    rope = {"rope_type": "linear", "factor": 1e9, "rope_theta": 10000.0}
+    with pytest.raises(UnsupportedPositionError, match="that several rotations explain alike"):
+        KeyRotation.from_model(build("Llama", rope_parameters=rope))

@@ -132,11 +132,14 @@ def _measure(model: PreTrainedModel, offset: int, tolerance: float | None) -> li
         ]
         best = min(range(len(errors)), key=errors.__getitem__)
         second = min(error for place, error in enumerate(errors) if place != best)
-        # "not <=" refuses a NaN as well.
-        if not (errors[best] <= tolerance and 5 * errors[best] <= second and second > 0):
+        reason = ""
+        if not errors[best] <= tolerance:  # a NaN as well
+            reason = f"that cannot be undone (relative error {errors[best]:.2g}, at most {tolerance:g})"
+        elif second == 0 or 5 * errors[best] > second:
+            reason = "that several rotations explain alike"
+        if reason:
             raise UnsupportedPositionError(
-                f"layer {layer} of {name} turns its keys in a way that cannot be undone (relative error "
-                f"{errors[best]:.2g}, at most {tolerance:g}); use a model with plain rotary positions"
+                f"layer {layer} of {name} turns its keys in a way {reason}; use a model with plain rotary positions"
             )
         chosen.append(candidates[best])
     return chosen
