@@ -1,7 +1,7 @@
 """Errors that a user can cause.
 
 Each carries one sentence that says what is wrong and what to do. The command line prints that sentence and
-exits with 2; a library caller catches them as the `ValueError` or `OSError` that they also are.
+exits with 2; a library caller catches them as the `ValueError`, `OSError` or `RuntimeError` that they also are.
 """
 
 
@@ -11,6 +11,18 @@ class ByteloomError(Exception):
 
 class InvalidInputError(ByteloomError, ValueError):
     """An argument, or the content of an input, cannot be used."""
+
+
+class UnsupportedPositionError(InvalidInputError):
+    """The positions of a model cannot be moved: not rotary, changing with the length, or hidden in its attention."""
+
+
+class CacheMismatchError(InvalidInputError):
+    """A key-value cache was filled by another model than the one it is used with."""
+
+
+class CacheStateError(ByteloomError, RuntimeError):
+    """A key-value cache cannot do this in its present state."""
 
 
 class FileError(ByteloomError, OSError):

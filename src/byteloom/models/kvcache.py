@@ -1,0 +1,612 @@
+"""The key-value cache that all decoding methods share: slots that can be cut, joined, moved, weighted and rolled back.
+
+`KVCache` holds one sequence, or rows of one length: subclass `KVLayer` for a method that edits positions, evicts or
+merges. `RaggedCache` holds rows of different lengths, for verification of several drafts at once. Both are transformers
+caches: `model(...)`, chunked prefill, `generate`, prompt lookup and beam search need not know which method is at work.
+Source: ours; the ragged layout answers Batch Speculative Decoding Done Right, arXiv 2510.22876. Cost: new tokens are
+written in place; a buffer grows by a quarter when it is full, so that appending n tokens copies O(n) in all.
+"""
+
+# Shape suffixes: B batch, K key-value heads, T key slots, Q queries, D head width.
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from byteloom.errors import CacheMismatchError, CacheStateError, FileError, InvalidInputError
+from byteloom.files import StrPath, atomic_write
+from byteloom.models.attention import CACHE_KEYWORD, attend
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+    from byteloom.models.rotary import KeyRotation
+
+MIN_SLACK = 256  # slots
+SAMPLED = 64  # numbers of each weight that go into a fingerprint
+
+
+def _grown(store: torch.Tensor, used: int, needed: int) -> torch.Tensor:
+    """A copy of `store` [B, K, T, ...] with room for `needed` slots and a quarter more; `used` of them are filled."""
+    # A tensor that was made in inference mode could not be written to outside of it.
+    with torch.inference_mode(False), torch.no_grad():
+        shape = (*store.shape[:2], needed + max(MIN_SLACK, needed // 4), *store.shape[3:])
+        # Zeros: a ragged row has slots that are masked, and 0 times an uninitialised NaN is a NaN.
+        larger = torch.zeros(shape, dtype=store.dtype, device=store.device)
+        larger[:, :, :used] = store[:, :, :used]
+        return larger
+
+
+class KVLayer(DynamicLayer):
+    """The keys and values of one attention layer, in slots. For inference: no gradient flows through it.
+
+    `get_seq_length()` is the rotary position of the next token, and `get_mask_sizes()` describes the slots: the two may
+    differ, and that is how a method joins contexts (fewer positions than slots), evicts or merges (more).
+
+    keys, values: [B, K, T, D] views of the slots in use, None before the first token; do not keep one across an
+    `update`. logical: the position of the next token. bias: None, or float32 [B, K, T], added to the scaled scores of
+    each key (new tokens get 0); assign it to set it. index: the place of the layer in the model. rotation: that of the
+    model, for methods that move keys.
+    A subclass overrides `attend`, or `update` for what it keeps. With a bias or an `attend` of its own a layer works
+    under `attach(model)` alone.
+    """
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, *, index: int = 0, rotation: KeyRotation | None = None) -> None:
+        super().__init__()
+        self.index = index
+        self.rotation = rotation
+        self.logical = 0
+        self.expected = False  # set by the hook of `attach` for the update that follows
+        self._key_store = self._value_store = torch.empty(0)
+        self._bias_store: torch.Tensor | None = None
+
+    @property
+    def physical(self) -> int:
+        """How many slots are in use."""
+        return self.keys.shape[2] if self.is_initialized else 0
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        return None if self._bias_store is None else self._bias_store[:, :, : self.physical]
+
+    @bias.setter
+    def bias(self, bias_BKT: torch.Tensor | None) -> None:
+        shape = tuple(self.keys.shape[:3]) if self.is_initialized else ()
+        if bias_BKT is not None and bias_BKT.shape != shape:
+            raise InvalidInputError(
+                f"a bias has one number for each row, key-value head and slot, {shape}; got {tuple(bias_BKT.shape)}"
+            )
+        self._bias_store = None if bias_BKT is None else self._sized(bias_BKT.float())
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Take shape, type and device from the first keys and values; no slot is used yet."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self._key_store, self._value_store = (
+            states.new_empty((*states.shape[:2], 0, states.shape[3])) for states in (key_states, value_states)
+        )
+        self._use(0)
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Append new keys and values [B, K, Q, D]; returns those of all slots.
+
+        Raises CacheMismatchError for states of another shape, CacheStateError when the layer has its own attention and
+        `attach` is missing.
+        """
+        if not self.expected and (self._bias_store is not None or type(self).attend is not KVLayer.attend):
+            raise CacheStateError(
+                f"{type(self).__name__} has its own attention, which the model does not ask; "
+                "call attach(model) first, or use generate_from"
+            )
+        self.expected = False
+        self.append(key_states, value_states)
+        self.logical += key_states.shape[2]
+        return self.keys, self.values
+
+    def append(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Fill slots behind the last; `logical` stays. Raises CacheMismatchError for states of another shape."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self._check(key_states, value_states)
+        old, new = self.physical, self.physical + key_states.shape[2]
+        if new > self._key_store.shape[2]:
+            self._key_store = _grown(self._key_store, old, new)
+            self._value_store = _grown(self._value_store, old, new)
+        self._key_store[:, :, old:new] = key_states.detach()
+        self._value_store[:, :, old:new] = value_states.detach()
+        if self._bias_store is not None:
+            if new > self._bias_store.shape[2]:
+                self._bias_store = _grown(self._bias_store, old, new)
+            self._bias_store[:, :, old:new] = 0
+        self._use(new)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query_BHQD: torch.Tensor,
+        key_BKTD: torch.Tensor,
+        value_BKTD: torch.Tensor,
+        mask: torch.Tensor | None,
+        scaling: float,
+        *,
+        window: int | None = None,
+        softcap: float | None = None,
+    ) -> torch.Tensor:
+        """The attention of this layer, [B, H, Q, D]; the override point.
+
+        keys and values: what `update` has just returned, the new tokens last; mask: as in `attend` of
+        byteloom.models.attention, which this calls with the bias. Raises InvalidInputError for a padded batch after
+        slots were evicted, joined or merged.
+        """
+        if mask is not None and mask.dim() == 2 and self.logical != self.physical:
+            raise InvalidInputError("padded batches cannot follow cache surgery; encode rows separately")
+        return attend(
+            query_BHQD,
+            key_BKTD,
+            value_BKTD,
+            scaling=scaling,
+            mask=mask,
+            bias_BKT=self.bias,
+            window=window,
+            softcap=softcap,
+        )
+
+    def get_seq_length(self) -> int:
+        """The rotary position of the next token."""
+        return self.logical
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many key slots the next `query_length` queries see, and the position of the first of them."""
+        return self.physical + query_length, self.logical - self.physical
+
+    def splice(self, start: int, stop: int, keys: torch.Tensor, values: torch.Tensor, *, shift: int = 0) -> None:
+        """Put slots in the place of [start, stop), the keys turned by `shift` positions; `logical` moves along.
+
+        keys, values: [B, K, n, D], n of any size, rotated as the cache's own are, and no views of them. Slots behind
+        `stop` stay as they are: shift them yourself if their positions change. New slots have bias 0. A shift needs
+        `rotation`. Raises InvalidInputError for a range outside the slots.
+        """
+        old = self.physical
+        if not 0 <= start <= stop <= old:
+            raise InvalidInputError(f"slots {start} to {stop} do not lie in a cache of {old}; give a range inside it")
+        if shift:
+            if self.rotation is None:
+                raise InvalidInputError("keys cannot be shifted without a rotation; give one to KVCache.for_model")
+            keys = self.rotation.shift(keys, shift, self.index)
+        tail = (self.keys[:, :, stop:].clone(), self.values[:, :, stop:].clone()) if stop < old else None
+        bias_tail = None if self._bias_store is None else self._bias_store[:, :, stop:old].clone()
+        if self.is_initialized:
+            self._use(start)
+        self.append(keys, values)
+        if tail is not None:
+            self.append(*tail)
+        if self._bias_store is not None and bias_tail is not None:
+            self._bias_store[:, :, start + keys.shape[2] : self.physical] = bias_tail
+        self.logical += self.physical - old
+
+    def gather(self, index: torch.Tensor) -> None:
+        """Keep the slots of `index`, in its order; `logical` stays. Spare room is given back.
+
+        index: int64 [n], or [B, K, n] for slots that differ by head.
+        """
+        bias = self.bias
+        if index.dim() == 1:
+            keys, values = self.keys.index_select(2, index), self.values.index_select(2, index)
+            bias = None if bias is None else bias.index_select(2, index)
+        else:
+            wide = index[..., None]
+            keys = self.keys.gather(2, wide.expand(-1, -1, -1, self.keys.shape[3]))
+            values = self.values.gather(2, wide.expand(-1, -1, -1, self.values.shape[3]))
+            bias = None if bias is None else bias.gather(2, index)
+        self.replace(keys, values, bias=bias)
+
+    def replace(self, keys: torch.Tensor, values: torch.Tensor, *, bias: torch.Tensor | None = None) -> None:
+        """Hold these keys and values [B, K, n, D] and this bias [B, K, n] instead; `logical` stays."""
+        self.lazy_initialization(keys, values)
+        self._key_store, self._value_store = self._sized(keys), self._sized(values)
+        self._bias_store = None
+        self._use(keys.shape[2])
+        self.bias = bias
+
+    def truncate(self, physical: int, logical: int) -> None:
+        """Keep the first `physical` slots, and let the next token have position `logical`."""
+        if not 0 <= physical <= self.physical:
+            raise InvalidInputError(f"cannot keep {physical} slots of {self.physical}; give a number from 0 to that")
+        if self.is_initialized:
+            self._use(physical)
+        self.logical = logical
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens: -3 drops three. Raises InvalidInputError for a positive number, a ValueError."""
+        if tokens_to_remove > 0:
+            raise InvalidInputError(f"crop takes minus the number of tokens to drop; give {-tokens_to_remove}")
+        drop = min(-tokens_to_remove, self.physical)
+        self.truncate(self.physical - drop, self.logical - drop)
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Let row i be what row `beam_idx[i]` was."""
+        self._rows(lambda store: store.index_select(0, beam_idx.to(store.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self._rows(lambda store: store.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep some rows: integers, or bool [B]."""
+        self._rows(lambda store: store[indices.to(store.device)])
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.keys = self.values = None  # type: ignore[assignment]
+        self._key_store = self._value_store = torch.empty(0)
+        self._bias_store = None
+        self.is_initialized = False
+        self.logical = 0
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `KVCache.save` writes of this layer, by name; nothing before the first token."""
+        if not self.is_initialized:
+            return {}
+        return {"keys": self.keys, "values": self.values} | ({} if self.bias is None else {"bias": self.bias})
+
+    def restore(self, state: dict[str, torch.Tensor], logical: int) -> None:
+        """Hold what `state` gave, the next token at position `logical`."""
+        if state:
+            self.replace(state["keys"], state["values"], bias=state.get("bias"))
+        self.logical = logical
+
+    def nbytes(self) -> int:
+        """Bytes held, spare room included."""
+        stores = (self._key_store, self._value_store, self._bias_store)
+        return sum(store.untyped_storage().nbytes() for store in stores if store is not None)
+
+    def _use(self, slots: int) -> None:
+        self.keys, self.values = self._key_store[:, :, :slots], self._value_store[:, :, :slots]
+
+    def _rows(self, select: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        if not self.is_initialized:
+            return
+        slots = self.physical
+        with torch.inference_mode(False), torch.no_grad():
+            self._key_store, self._value_store = select(self._key_store), select(self._value_store)
+            if self._bias_store is not None:
+                self._bias_store = select(self._bias_store)
+        self._use(slots)
+
+    @staticmethod
+    def _sized(store: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(False), torch.no_grad():
+            return torch.empty_like(store, memory_format=torch.contiguous_format).copy_(store)
+
+    def _check(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        for new, held in ((keys, self._key_store), (values, self._value_store)):
+            if (new.shape[1], new.shape[3]) != (held.shape[1], held.shape[3]):
+                raise CacheMismatchError(
+                    f"the cache holds {held.shape[1]} key-value heads of {held.shape[3]}, the model has {new.shape[1]} "
+                    f"of {new.shape[3]}; use the model that filled the cache"
+                )
+            if new.dtype != held.dtype:
+                raise CacheMismatchError(
+                    f"the cache holds {held.dtype} and the model computes in {new.dtype}; encode the tokens again"
+                )
+            if new.shape[0] != held.shape[0]:
+                raise InvalidInputError(
+                    f"the cache holds {held.shape[0]} rows and the input has {new.shape[0]}; give as many, or repeat "
+                    "the cache with batch_repeat_interleave"
+                )
+
+
+class KVCache(Cache):
+    """One `KVLayer` for each layer of a model; make it with `for_model`.
+
+        cache = KVCache.for_model(model)
+        model(ids, cache=cache)
+
+    token_ids: the tokens whose states are held, int64 [B, T], if who filled the cache wants them saved with it.
+    fingerprint: that of the model.
+    """
+
+    def __init__(self, layers: list[KVLayer], fingerprint: str) -> None:
+        super().__init__(layers=layers)
+        self.fingerprint = fingerprint
+        self.token_ids: torch.Tensor | None = None
+
+    @classmethod
+    def for_model(cls, model: PreTrainedModel, layer: type[KVLayer] = KVLayer, **layer_kwargs: Any) -> Self:
+        """An empty cache whose layers are `layer(index=..., **layer_kwargs)`.
+
+        Sliding-window layers keep every slot; the window is applied in the attention. Raises InvalidInputError for a
+        model that keeps something else than keys and values of all tokens (recurrent, hybrid, encoder-decoder).
+        """
+        count = len(attention_windows(model.config))
+        return cls([layer(index=index, **layer_kwargs) for index in range(count)], fingerprint(model))
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of transformers; raises CacheMismatchError for a model of more layers."""
+        if layer_idx >= len(self.layers):
+            raise CacheMismatchError(
+                f"the cache has {len(self.layers)} layers and the model more; use the model it was made for"
+            )
+        return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise CacheMismatchError unless the cache belongs to `model`: its weights, its rotation and its dtype."""
+        if self.fingerprint != fingerprint(model):
+            raise CacheMismatchError(
+                f"the cache was filled by another model than this {type(model).__name__}, or in another dtype; "
+                "encode the tokens again"
+            )
+
+    def rebase(self, rotation: KeyRotation, delta: int) -> None:
+        """Move everything by `delta` positions: every key is turned, and the next token's position moves along.
+
+        Distances, and so outputs, stay; a stream without end keeps its phases exact by moving back now and then. Not
+        inside `generate`, which counts positions itself.
+        """
+        for layer in self.layers:
+            if layer.is_initialized:
+                layer.keys.copy_(rotation.shift(layer.keys, delta, layer.index))
+            layer.logical += delta
+
+    def truncate(self, physical: int, logical: int) -> None:
+        """Keep the first `physical` slots of every layer, and let the next token have position `logical`."""
+        for layer in self.layers:
+            layer.truncate(physical, logical)
+
+    def nbytes(self) -> int:
+        """Bytes held by all layers, spare room included."""
+        return sum(layer.nbytes() for layer in self.layers)
+
+    def save(self, path: StrPath) -> None:
+        """Write what the layers hold, `token_ids` and the fingerprint of the model as safetensors, atomically."""
+        tensors = {} if self.token_ids is None else {"token_ids": self.token_ids.contiguous()}
+        for layer in self.layers:
+            for name, tensor in layer.state().items():
+                tensors[f"{layer.index}.{name}"] = tensor.contiguous()
+        logical = json.dumps([layer.logical for layer in self.layers])
+        metadata = {"format": "pt", "model": self.fingerprint, "logical": logical}
+        with atomic_write(path) as file:
+            file.write(safetensors.torch.save(tensors, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: StrPath, model: PreTrainedModel, layer: type[KVLayer] = KVLayer, **layer_kwargs: Any) -> Self:
+        """The cache that `save` wrote, on the device of `model`.
+
+        Raises FileError when it cannot be read or holds no cache, CacheMismatchError when another model filled it.
+        """
+        if not Path(path).is_file():
+            raise FileError(f"cannot read {os.fspath(path)}: it is no file; check the path")
+        cache = cls.for_model(model, layer, **layer_kwargs)
+        try:
+            with safetensors.safe_open(path, framework="pt", device=str(model.device)) as file:
+                metadata, names = file.metadata() or {}, set(file.keys())
+                if metadata.get("model") != cache.fingerprint:
+                    cache.fingerprint = metadata["model"]
+                    cache.check(model)
+                for each, logical in zip(cache.layers, json.loads(metadata["logical"]), strict=True):
+                    start = f"{each.index}."
+                    state = {name[len(start) :]: file.get_tensor(name) for name in names if name.startswith(start)}
+                    each.restore(state, logical)
+                cache.token_ids = file.get_tensor("token_ids") if "token_ids" in names else None
+        except (SafetensorError, KeyError, TypeError, IndexError, OSError) as error:
+            raise FileError(
+                f"cannot read {os.fspath(path)}: it is no key-value cache ({error}); encode it again"
+            ) from error
+        return cache
+
+
+class RaggedLayer(CacheLayerMixin):
+    """The keys and values [B, K, capacity, D] of rows that begin at slot 0 and end where each of them ends.
+
+    The lengths belong to the `RaggedCache`, which all layers share.
+    """
+
+    is_sliding = False
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, cache: RaggedCache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Take shape, type and device from the first keys and values."""
+        self.dtype, self.device = key_states.dtype, key_states.device
+        with torch.inference_mode(False):
+            self.keys, self.values = (
+                states.new_zeros(len(self._cache.lens), states.shape[1], self._cache.capacity, states.shape[3])
+                for states in (key_states.detach(), value_states.detach())
+            )
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write row b behind its last committed token; returns the slots that some row uses."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        rows, queries = self.keys.shape[0], key_states.shape[2]
+        if key_states.shape[0] != rows:
+            raise InvalidInputError(f"the cache has {rows} rows and the input {key_states.shape[0]}; give as many")
+        lens_B = self._cache.lens
+        used = int(lens_B.max())
+        self.reserve(used + queries)
+        row_BQ = torch.arange(rows, device=self.device)[:, None]
+        slot_BQ = lens_B.to(self.device)[:, None] + torch.arange(queries, device=self.device)
+        self.keys[row_BQ, :, slot_BQ] = key_states.detach().transpose(1, 2)
+        self.values[row_BQ, :, slot_BQ] = value_states.detach().transpose(1, 2)
+        return self.keys[:, :, : used + queries], self.values[:, :, : used + queries]
+
+    def reserve(self, slots: int) -> None:
+        """Have room for `slots` slots a row."""
+        if slots > self.keys.shape[2]:
+            used = self.keys.shape[2]
+            self.keys, self.values = _grown(self.keys, used, slots), _grown(self.values, used, slots)
+
+    def get_seq_length(self) -> int:
+        """The length of the longest row."""
+        return int(self._cache.lens.max())
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many key slots the next `query_length` queries may see, and 0."""
+        return self.get_seq_length() + query_length, 0
+
+    def get_max_length(self) -> int:
+        """-1: no row has a maximum."""
+        return -1
+
+
+class RaggedCache(Cache):
+    """Rows of different lengths, each beginning at slot 0: nothing is padded, realigned or moved.
+
+        cache = RaggedCache(model.config, batch_size=2)
+        logits = model(**cache.inputs(ids, lengths)).logits   # ids int64 [2, T], the rest of a row is ignored
+        cache.commit(lengths)                                 # how many of them stay; the others are overwritten
+
+    lens: int64 [B] on the CPU, committed tokens of each row. Use it for any step that accepts another number of tokens
+    in each row. Works with eager and SDPA attention and under `attach`. Raises InvalidInputError for models that keep
+    something else than keys and values, and for attention that takes no mask.
+    """
+
+    def __init__(self, config: PretrainedConfig, batch_size: int, capacity: int = MIN_SLACK) -> None:
+        if batch_size < 1 or capacity < 1:
+            raise InvalidInputError(f"batch_size and capacity are at least 1; got {batch_size} and {capacity}")
+        self._windows = attention_windows(config)
+        self._config = config
+        self._pending = 0  # tokens of the last step that may be committed
+        self.capacity = capacity
+        self.lens = torch.zeros(batch_size, dtype=torch.long)
+        super().__init__(layers=[RaggedLayer(self) for _ in self._windows])
+
+    def inputs(self, ids_BQ: torch.Tensor, lengths_B: torch.Tensor | None = None) -> dict[str, Any]:
+        """The arguments of the next forward: ids, positions, masks and this cache.
+
+        ids: int64 [B, Q] on the device of the model, row b's new tokens first; lengths: how many each row has, default
+        all. What lies behind them is computed and never seen.
+        """
+        batch, queries = ids_BQ.shape
+        if batch != len(self.lens) or queries == 0:
+            raise InvalidInputError(
+                f"give one or more new tokens for each of {len(self.lens)} rows; got {batch}x{queries}"
+            )
+        if lengths_B is not None and not (int(lengths_B.min()) >= 0 and int(lengths_B.max()) <= queries):
+            raise InvalidInputError(f"a row has 0 to {queries} new tokens here; got lengths {lengths_B.tolist()}")
+        self._pending = queries
+        position_BQ = (self.lens[:, None] + torch.arange(queries)).to(ids_BQ.device)
+        masks = {window: self._mask(position_BQ, window) for window in set(self._windows)}
+        types = getattr(self._config, "layer_types", None)
+        mask: torch.Tensor | dict[str, torch.Tensor] = next(iter(masks.values()))
+        if types is not None and len(set(types)) > 1:
+            mask = {kind: masks[window] for kind, window in zip(types, self._windows, strict=True)}
+        return {"input_ids": ids_BQ, "position_ids": position_BQ, "attention_mask": mask, CACHE_KEYWORD: self}
+
+    def commit(self, tokens_B: torch.Tensor) -> None:
+        """Keep the first `tokens[b]` of the tokens that row b was last given; the next step overwrites the others."""
+        tokens_B = tokens_B.to(self.lens)
+        if tokens_B.shape != self.lens.shape or int(tokens_B.min()) < 0 or int(tokens_B.max()) > self._pending:
+            raise InvalidInputError(
+                f"each of {len(self.lens)} rows keeps 0 to {self._pending} tokens; got {tokens_B.tolist()}"
+            )
+        self._pending -= int(tokens_B.max())
+        self.lens = self.lens + tokens_B
+
+    def assign(self, row: int, other: RaggedCache, source: int) -> None:
+        """Let `row` be a copy of row `source` of `other`, a cache of the same model: a new prompt takes a free row."""
+        length = int(other.lens[source])
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if not theirs.is_initialized:
+                continue
+            if not mine.is_initialized:
+                mine.lazy_initialization(theirs.keys, theirs.values)
+            mine.reserve(length)
+            mine.keys[row, :, :length] = theirs.keys[source, :, :length]
+            mine.values[row, :, :length] = theirs.values[source, :, :length]
+        self.lens[row] = length
+
+    def release(self, row: int) -> None:
+        """Empty a row; its slots are free for another."""
+        self.lens[row] = 0
+
+    def compact(self, rows_B: torch.Tensor) -> None:
+        """Keep these rows, in this order; int64 [n]. A row may be given twice."""
+        for layer in self.layers:
+            if layer.is_initialized:
+                with torch.inference_mode(False), torch.no_grad():
+                    index = rows_B.to(layer.keys.device)
+                    layer.keys, layer.values = layer.keys.index_select(0, index), layer.values.index_select(0, index)
+        self.lens = self.lens[rows_B.cpu()]
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        """Let row i be what row `beam_idx[i]` was."""
+        self.compact(beam_idx)
+
+    def nbytes(self) -> int:
+        """Bytes held, spare room included."""
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.layers if layer.is_initialized)
+
+    def _mask(self, position_BQ: torch.Tensor, window: int | None) -> torch.Tensor:
+        slot_T = torch.arange(int(self.lens.max()) + position_BQ.shape[1], device=position_BQ.device)
+        seen_BQT = slot_T <= position_BQ[..., None]
+        if window is not None:
+            seen_BQT &= slot_T > position_BQ[..., None] - window
+        seen_B1QT = seen_BQT[:, None]
+        implementation = self._config._attn_implementation
+        if implementation == "eager":  # adds what it is given
+            lowest = torch.finfo(torch.float32).min
+            return torch.zeros(seen_B1QT.shape, device=seen_B1QT.device).masked_fill_(~seen_B1QT, lowest)
+        if implementation not in ("sdpa", "byteloom"):
+            raise InvalidInputError(
+                f"{implementation} attention takes no mask for rows of different lengths; "
+                'call model.set_attn_implementation("sdpa")'
+            )
+        return seen_B1QT
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A name for what fills a cache: the class, and some numbers of every weight and buffer, with shapes and dtypes.
+
+    Two models that differ in any trained tensor have different ones. Cost: a few microseconds a tensor.
+    """
+    digest = hashlib.sha256(type(model).__name__.encode())
+    samples = []
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        flat = tensor.detach().reshape(-1)
+        samples.append(flat[:: max(1, len(flat) // SAMPLED)][:SAMPLED].float())
+    if samples:
+        digest.update(torch.cat([sample.to(samples[0].device) for sample in samples]).cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def attention_windows(config: PretrainedConfig) -> list[int | None]:
+    """For each layer of a decoder how many tokens back it attends, None for all of them.
+
+    Raises InvalidInputError for a model that keeps something else than keys and values of tokens.
+    """
+    windows: list[int | None] = []
+    for layer in DynamicCache(config=config).layers:
+        if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or config.is_encoder_decoder:
+            raise InvalidInputError(
+                f"a {config.model_type} model keeps a {type(layer).__name__}, which is not the keys and values of all "
+                "tokens; use a decoder-only attention model (Llama, Qwen, Mistral)"
+            )
+        windows.append(getattr(layer, "sliding_window", None))
+    return windows
