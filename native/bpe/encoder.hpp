@@ -52,9 +52,8 @@ template <class Node>
 class IntervalEncoder {
   public:
     // `ids` gives the public id of every internal id; bytes with equal ids are one letter, which the first of them
-    // stands for. Returns false, and leaves the encoder unusable, when intervals
-    // of siblings overlap: the list is not one that BPE training can produce, and only the general encoder gives its
-    // meaning.
+    // stands for. Returns false, and leaves the encoder unusable, when intervals of siblings overlap: the list is not
+    // one that BPE training can produce, and only the general encoder gives its meaning.
     bool build(const MergeList& merges, const std::vector<uint32_t>& ids) {
         const Forest forest(merges);
         const size_t tokens = 256 + merges.size();

@@ -36,7 +36,7 @@ class Segmenter {
 
     std::vector<uint32_t> encode(const uint8_t* text, size_t size) const {
         std::vector<uint32_t> ids;
-        ids.reserve(size / 2 + 16);
+        ids.reserve(room_for(text, size));
         segment(text, size, 0, [&](const Match& match) { ids.push_back(trie_.id(match.state)); });
         if (rule_ == Rule::kGreedyRight) std::reverse(ids.begin(), ids.end());
         if (ids.capacity() > 2 * ids.size()) ids.shrink_to_fit();
@@ -53,6 +53,15 @@ class Segmenter {
     class Stream;
 
   private:
+    static constexpr size_t kGlance = 1 << 16;  // bytes
+
+    // Ids to make room for: a little more than a text of tokens like those at its beginning has, so that a large array
+    // need be neither grown nor shrunk, which would copy it.
+    size_t room_for(const uint8_t* text, size_t size) const {
+        if (size < 16 * kGlance) return size / 2 + 16;
+        return (count(text, kGlance) + 16) * (size / kGlance + 1) / 8 * 9;
+    }
+
     // Calls emit(match) for every token in order; from the last to the first where the rule is kGreedyRight. `offset`
     // is the place of the text in a longer one.
     template <class Emit>

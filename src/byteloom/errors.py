@@ -14,7 +14,7 @@ class InvalidInputError(ByteloomError, ValueError):
 
 
 class UnsupportedPositionError(InvalidInputError):
-    """A model's positions cannot be moved: they are not rotary, depend on the length, or are hidden in its attention."""
+    """The positions of a model cannot be moved: not rotary, changing with the length, or hidden in its attention."""
 
 
 class CacheMismatchError(InvalidInputError):

@@ -16,7 +16,7 @@ def test_every_code_has_a_length_and_a_uniform_line(result: Result) -> None:
     assert len(lengths) == 15
     assert all(row["bytes per token"] > 1 for row in lengths)
     models = [row for row in result.rows if str(row["table"]).startswith("Small models")]
-    assert [str(row["code"]).split(",")[0] for row in models] == [
+    assert [str(row["code"]).rpartition(", ")[0] for row in models] == [
         equal_info.BYTES,
         equal_info.DICTIONARY,
         equal_info.BPE,

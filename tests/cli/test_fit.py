@@ -45,7 +45,7 @@ def files(tmp_path_factory):
 def test_a_fit_ends_with_a_table_and_where_to_look(files, tmp_path):
     result = run(files, "-o", tmp_path / "run", *TINY, *SMALL)
     assert result.exit_code == 0, result.output
-    for words in ("Bits/byte", "270 tokens", "raw bytes", str(tmp_path / "run" / "report.html"), "byteloom generate"):
+    for words in ("Bits/byte", "bpe 270", "raw bytes", str(tmp_path / "run" / "report.html"), "byteloom generate"):
         assert words in result.stdout
 
 

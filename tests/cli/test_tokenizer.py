@@ -274,3 +274,52 @@ def test_export_refuses(trained, tmp_path, monkeypatch, options, why):
 def test_every_verb_has_help_with_an_example():
     for verb in ("train", "encode", "decode", "inspect", "info", "compare", "export"):
         assert f"Example: byteloom tokenizer {verb}" in " ".join(call(verb, "--help").split())
+
+
+# other kinds of tokenizers
+
+
+@pytest.mark.parametrize("method", ["equal-info", "subword"])
+def test_every_method_trains_encodes_and_decodes(files, tmp_path, method):
+    folder = tmp_path / method
+    result = report("train", files / "text", "-o", folder, "--method", method, "--vocab-size", 300)
+    assert (result["kind"], result["written"]) == (method, {str(folder): result["vocab_size"]})
+    call("encode", files / "binary", "-t", folder, "-o", tmp_path / "ids.npy")
+    call("decode", tmp_path / "ids.npy", "-t", folder, "-o", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == (files / "binary").read_bytes()
+    assert f"({method})" in call("info", folder)
+    with pytest.raises(InvalidInputError, match=f"is of the kind {method}"):
+        run("encode", files / "binary", "-t", folder, "--inference", "greedy")
+    with pytest.raises(InvalidInputError, match=f"is of the kind {method}"):
+        run("export", folder, "--to", "latin1", "-o", tmp_path / "other")
+
+
+def test_sequences_of_a_fasta_file_are_encoded_without_their_headers(tmp_path):
+    (tmp_path / "virus.fa").write_bytes(b">one first\nACGTAC\nGTACGT\n>two\nacgtnnacgu\n" * 50)
+    result = report("train", tmp_path / "virus.fa", "-o", tmp_path / "dna", "--method", "dna", "--vocab-size", 14)
+    assert (result["kind"], result["vocab_size"]) == ("dna", 14)
+    result = report("encode", tmp_path / "virus.fa", "-t", tmp_path / "dna", "-o", tmp_path / "ids.npy")
+    assert result["bytes"] == 50 * (12 + 10)
+    call("decode", tmp_path / "ids.npy", "-t", tmp_path / "dna", "-o", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b"ACGTACGTACGTACGTNNACGT" * 50
+
+
+def test_compare_with_models_and_a_plot(tmp_path):
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_bytes(b"".join(b"%d sheep sat on mat %d. " % (i, j * i % 97) for j in range(60)))
+    folder = tmp_path / "tokenizer"
+    call("train", tmp_path, "-o", folder, "--vocab-size", 270, "--min-frequency", 2)
+    plot = tmp_path / "models.svg"
+    call_options = ("compare", tmp_path, "-t", folder, "--formats", "text", "--model-budget", 0.2, "--plot", plot)
+    result = report(*call_options)
+    assert list(result["models"]) == ["raw bytes", str(folder)]
+    assert all(0 < model["bits_per_byte"] < 12 for model in result["models"].values())
+    raw, bpe = result["models"].values()
+    assert abs(raw["operations"] / bpe["operations"] - 1) < 0.5  # whole steps of very short trainings
+    group = result["groups"][0]["tokenizers"][str(folder)]
+    assert group["encode_mb_per_s"] > 0 and group["changed_documents"] == 0
+    assert plot.read_bytes().startswith(b"<?xml")
+    with pytest.raises(InvalidInputError, match="give both"):
+        run("compare", tmp_path, "-t", folder, "--plot", plot)
+    with pytest.raises(InvalidInputError, match="above 0"):
+        run("compare", tmp_path, "-t", folder, "--model-budget", 0)

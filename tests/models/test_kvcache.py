@@ -1,13 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from transformers.cache_utils import DynamicCache
 
 from byteloom.errors import CacheMismatchError, CacheStateError, FileError, InvalidInputError
-from byteloom.models import KeyRotation, KVCache, KVLayer, attach, generate_from
+from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, generate_from
 from byteloom.models import kvcache as module
-from byteloom.models.attention import CACHE_KEYWORD
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits
 
@@ -234,13 +235,15 @@ def test_prompt_lookup_and_beams_are_those_of_transformers(family):
             assert torch.equal(greedy(model, ids, **options, **{CACHE_KEYWORD: KVCache.for_model(model)}), expected)
 
 
-def test_a_cache_may_leave_and_enter_inference_mode():
+@pytest.mark.parametrize("reordered", [False, True])
+def test_a_cache_may_leave_and_enter_inference_mode(reordered):
     model = tiny("Llama")
     ids = tokens(30)
     cache = KVCache.for_model(model)
     with torch.inference_mode():
         model(ids[:, :10], **{CACHE_KEYWORD: cache})
-        cache.reorder_cache(torch.tensor([0]))
+        if reordered:
+            cache.reorder_cache(torch.tensor([0]))
     last = model(ids[:, 10:20], **{CACHE_KEYWORD: cache}).logits
     cache.layers[0].splice(3, 3, *(part[:, :, :0] for part in (cache.layers[0].keys, cache.layers[0].values)))
     with torch.inference_mode():
@@ -300,9 +303,22 @@ def test_a_cache_of_another_model_is_refused():
         deeper(tokens(5), **{CACHE_KEYWORD: cache})
     with pytest.raises(InvalidInputError, match="holds 1 rows and the input has 2"):
         tiny("Llama")(tokens(5, batch=2), **{CACHE_KEYWORD: filled(tiny("Llama"), tokens(5))})
+    with pytest.raises(CacheMismatchError, match=r"holds torch.float32 and the model computes in torch.bfloat16"):
+        build("Llama").bfloat16()(tokens(5), **{CACHE_KEYWORD: cache})
+    cache = filled(tiny("Llama"), tokens(5))
     cache.check(tiny("Llama"))
     with pytest.raises(CacheMismatchError, match="encode the tokens again"):
         cache.check(deeper)
+
+
+def test_a_copy_goes_its_own_way():
+    model = tiny("Llama")
+    cache = filled(model, tokens(9))
+    fork = copy.deepcopy(cache)
+    expected = logits(model, tokens(4, seed=1), **{CACHE_KEYWORD: fork})
+    logits(model, tokens(6, seed=2), **{CACHE_KEYWORD: fork})
+    assert cache.get_seq_length() == 9 and fork.get_seq_length() == 19
+    assert torch.equal(logits(model, tokens(4, seed=1), **{CACHE_KEYWORD: cache}), expected)
 
 
 def test_models_without_plain_caches_are_refused():

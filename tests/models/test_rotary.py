@@ -158,11 +158,27 @@ def test_the_measurement_is_made_once_and_leaves_the_model_alone():
             },
             "depend on the length",
         ),
+        (
+            "DeepseekV3",
+            {
+                "n_routed_experts": 4,
+                "n_group": 1,
+                "topk_group": 1,
+                "num_experts_per_tok": 2,
+                "kv_lora_rank": 16,
+                "q_lora_rank": 16,
+                "qk_rope_head_dim": 8,
+                "qk_nope_head_dim": 8,
+                "v_head_dim": 16,
+                "num_key_value_heads": 4,
+            },
+            "values that know their position|cannot be undone",
+        ),
         ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64}, "no rotary embedding"),
         ("OPT", {"word_embed_proj_dim": 64, "ffn_dim": 64}, "no rotary embedding"),
         ("Mpt", {"d_model": 32, "n_heads": 2, "n_layers": 2}, "in its own code"),
         ("Bloom", {"n_head": 4, "n_layer": 2}, "in its own code"),
-        ("GPTJ", {"n_embd": 64, "n_layer": 2, "n_head": 2, "rotary_dim": 8}, "no rotary embedding"),
+        ("GPTJ", {"n_embd": 64, "n_layer": 2, "n_head": 2, "rotary_dim": 8}, "no rotary|in its own code"),
         ("Mamba", {"state_size": 4}, "in its own code"),
     ],
 )
@@ -175,5 +191,14 @@ def test_positions_that_cannot_be_moved_are_refused(family, changes, message):
 def test_a_rotation_that_nothing_explains_is_refused():
     model = build("Llama")
     model.model.rotary_emb.register_forward_hook(lambda module, args, output: tuple(part**3 for part in output))
-    with pytest.raises(UnsupportedPositionError, match="layer 0 of LlamaForCausalLM"):
+    with pytest.raises(
+        UnsupportedPositionError, match="layer 0 of LlamaForCausalLM turns its keys in a way that cannot be undone"
+    ):
         KeyRotation.from_model(model)
+
+
+def test_an_ambiguous_rotation_is_refused():
+    """Turning by next to nothing and not turning at all look alike over 17 positions."""
+    rope = {"rope_type": "linear", "factor": 1e9, "rope_theta": 10000.0}
+    with pytest.raises(UnsupportedPositionError, match="that several rotations explain alike"):
+        KeyRotation.from_model(build("Llama", rope_parameters=rope))

@@ -23,7 +23,8 @@ from byteloom.tasks.speech_lexicon import (
 from byteloom.tasks.speech_lexicon.evaluation import Recogniser, count_words, hold_out, whole_words
 from byteloom.tasks.speech_lexicon.lexicon import marked_forms
 from byteloom.tasks.speech_lexicon.pronunciation import Espeak, cut_phones, grapheme_phones, is_consonant, tamil_phones
-from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword import SubwordDictionary
+from byteloom.tokenize.subword_training import train_subwords
 
 
 @pytest.mark.parametrize(
@@ -214,6 +215,18 @@ def test_a_word_list_teaches_words() -> None:
     listed = Recogniser(["a ba"], whole_words, word_list={"dede": 2.0})
     assert listed.recognise([{character: 0.0} for character in "dedea"]) == "dede a"
     assert count_words(["a ba a"], {"ba": 0.5, "c": 2.0}) == {"a": 2.0, "ba": 1.5, "c": 2.0}
+
+
+def test_two_spellings_of_a_sign_are_one() -> None:
+    composed, decomposed = "கொ மா", "கெ\u0bbe மா"
+    assert composed != decomposed
+    assert count_words([decomposed], {"கொ": 1.0}) == {"கொ": 2.0, "மா": 1.0}
+    acoustics = SimulatedAcoustics(["கசடதப அஆஇ ொா", decomposed])
+    network = acoustics.network(decomposed, np.random.default_rng(0))
+    assert [max(frame, key=lambda c: c in composed) for frame in network] == list("கொமா")
+    said = [{character: 0.0} for character in "கொமா"]
+    outcome = Recogniser([decomposed], whole_words).evaluate([said], [decomposed], {"கொ"})
+    assert (outcome.wer.rate, outcome.wer.unseen) == (0, 1)
 
 
 def test_held_out_lines_depend_on_their_content_alone() -> None:

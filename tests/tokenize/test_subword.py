@@ -28,15 +28,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from byteloom.errors import ByteloomError, FileError, InvalidInputError, MissingExtraError
 from byteloom.tokenize import SubwordDictionary, join, mark, train_subwords
 from byteloom.tokenize.akshara import atoms
-from byteloom.tokenize.subword import (
-    UNKNOWN_PENALTY,
-    Estimation,
-    Method,
-    _Corpus,
-    estimated,
-    read_word_counts,
-    smoothed,
-)
+from byteloom.tokenize.subword import UNKNOWN_PENALTY
+from byteloom.tokenize.subword_training import Estimation, Method, _Corpus, estimated, read_word_counts, smoothed
 
 # Few letters, so that units overlap; log-probabilities whose sums are exact, so that ties are ties.
 letters = st.text(st.sampled_from("aabc"), min_size=1, max_size=9)

@@ -72,7 +72,7 @@ class _Plan:
 
 _PLANS: dict[Scale, _Plan] = {
     "smoke": _Plan(800, 200, 400, 100, 20_000, 400, 2_000, 300, 40, Backbone(32, 1, 2, 64), 40_000, 1),
-    "cpu": _Plan(10_000, 10_000, 40_000, 20_000, CONTIG, 100_000, 200_000, 60_000, 600, SIZES["nano"], 4_000_000, 3),
+    "cpu": _Plan(10_000, 10_000, 40_000, 20_000, CONTIG, 100_000, 200_000, 60_000, 600, SIZES["nano"], 2_000_000, 3),
 }
 
 
@@ -188,7 +188,7 @@ def _density(
     rows: list[Row] = []
     for name, one in found.items():
         density = sum(map(len, reads)) / sum(map(len, one.encode_batch(reads)))
-        numbers[f"bases per token, vocabulary {name}"] = Figure(density, "B/B")
+        numbers[f"bases per token, vocabulary {name}"] = Figure(density, "bases")
         rows.append({"table": "Vocabularies", "vocabulary": name, "ids": one.vocab_size, "bases per token": density})
     return numbers, rows
 

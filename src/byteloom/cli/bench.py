@@ -28,7 +28,8 @@ def bench(
         _Scale, typer.Option(help="smoke: seconds; cpu: up to 10 minutes on 2 cores; gpu: up to 20 on one GPU.")
     ] = _Scale.cpu,
     data: Annotated[
-        Path | None, typer.Option(help="Folder for what is downloaded; by default a cache folder in your home.")
+        Path | None,
+        typer.Option(help="Folder of the data that a method asks for, or for downloads (default: a cache folder)."),
     ] = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the results, one JSON file a method.")

@@ -162,7 +162,8 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     from rich.filesize import decimal
     from rich.table import Table
 
-    names = dict.fromkeys(facts["models"], f"{facts['tokenizer']['vocab_size']:,} tokens") | {"bytes": "raw bytes"}
+    size = facts["tokenizer"]["vocab_size"]
+    names = {kind: "raw bytes" if kind == "bytes" else f"{kind} {size:,}" for kind in facts["models"]}
     table = Table("Model")
     for title in ("Bits/byte", "Bytes/token", "Parameters", "Seen", "Bytes/s", "Time"):
         table.add_column(title, justify="right")

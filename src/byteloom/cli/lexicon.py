@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from byteloom.cli.console import JsonFlag, Progress, err, out, print_json, progress
+from byteloom.cli.subword_choices import Estimation, SubwordMethod, Unit
 from byteloom.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,24 +21,6 @@ if TYPE_CHECKING:
 lexicon_app = typer.Typer(
     no_args_is_help=True, help="Subword dictionaries for speech recognition: train, use, export, judge."
 )
-
-
-class _Method(StrEnum):
-    bpe = "bpe"
-    extended_bpe = "extended_bpe"
-    morfessor = "morfessor"
-
-
-class _Estimation(StrEnum):
-    none = "none"
-    ml = "ml"
-    viterbi = "viterbi"
-
-
-class _Unit(StrEnum):
-    akshara = "akshara"
-    grapheme = "grapheme"
-    codepoint = "codepoint"
 
 
 class _Style(StrEnum):
@@ -62,7 +45,7 @@ StyleOption = Annotated[
 ]
 SizeOption = Annotated[int, typer.Option(help="Units, atoms included.")]
 UnitOption = Annotated[
-    _Unit, typer.Option(help="What is never cut: orthographic syllables, characters as read, or code points.")
+    Unit, typer.Option(help="What is never cut: orthographic syllables, characters as read, or code points.")
 ]
 
 
@@ -73,13 +56,13 @@ def train(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The dictionary, a JSON file.")],
     method: Annotated[
-        _Method, typer.Option(help="How units are found; morfessor takes minutes.")
-    ] = _Method.extended_bpe,
+        SubwordMethod, typer.Option(help="How units are found; morfessor takes minutes.")
+    ] = SubwordMethod.extended_bpe,
     estimation: Annotated[
-        _Estimation, typer.Option(help="How probabilities are found; with none, bpe cuts in the order of its merges.")
-    ] = _Estimation.viterbi,
+        Estimation, typer.Option(help="How probabilities are found; with none, bpe cuts in the order of its merges.")
+    ] = Estimation.viterbi,
     size: SizeOption = 5000,
-    unit: UnitOption = _Unit.akshara,
+    unit: UnitOption = Unit.akshara,
     min_count: Annotated[float, typer.Option(help="Keep no longer unit that is used less often.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the order in which morfessor takes words.")] = 0,
     json: JsonFlag = False,
@@ -93,7 +76,7 @@ def train(
     """
     import warnings
 
-    from byteloom.tokenize.subword import read_word_counts, train_subwords
+    from byteloom.tokenize.subword_training import read_word_counts, train_subwords
 
     counts = read_word_counts(words)
     with progress() as report, warnings.catch_warnings(record=True) as notes:
@@ -220,8 +203,8 @@ def export(
         if strange:
             shown = ", ".join(sorted(strange)[:10])
             err.print(
-                f"note: {len(strange)} pieces of the text are no units, such as {shown}; the lexicon lacks them, so train "
-                "the dictionary on this text too",
+                f"note: {len(strange)} pieces of the text are no units, such as {shown}; the lexicon lacks them, so "
+                "train the dictionary on this text too",
                 markup=False,
             )
     if fst:
@@ -245,7 +228,7 @@ def evaluate(
         Path | None, typer.Option("--words", help="More words, as `train` takes them; they teach all systems.")
     ] = None,
     size: SizeOption = 2000,
-    unit: UnitOption = _Unit.codepoint,
+    unit: UnitOption = Unit.codepoint,
     tests: Annotated[int, typer.Option(help="Held-out sentences at most.")] = 200,
     separation: Annotated[
         float, typer.Option(help="How clearly is heard: at 2, 87 % of the characters are heard best; at 3, 97 %.")
@@ -267,7 +250,8 @@ def evaluate(
 
     from byteloom.tasks.speech_lexicon import SimulatedAcoustics
     from byteloom.tasks.speech_lexicon.evaluation import Recogniser, Segment, count_words, hold_out, whole_words
-    from byteloom.tokenize.subword import SubwordDictionary, read_word_counts, train_subwords
+    from byteloom.tokenize.subword import SubwordDictionary
+    from byteloom.tokenize.subword_training import read_word_counts, train_subwords
 
     training, test = hold_out(_lines(sentences), at_most=tests)
     listed = read_word_counts(word_list) if word_list else {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated, NoReturn
+import warnings
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.markup import escape
@@ -70,6 +71,7 @@ _EXTRA_OF = {
     "capstone": "tasks",
     "jinja2": "tasks",
     "tiktoken": "bench",
+    "sentencepiece": "bench",
 }
 
 
@@ -78,11 +80,17 @@ def _fail(error: ByteloomError) -> NoReturn:
     sys.exit(2)
 
 
+def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    """A warning for the user as a sentence; where in the code it was raised tells them nothing."""
+    err.print(f"note: {message}", markup=False, soft_wrap=True)
+
+
 def main() -> None:
     """Run the command line. Exit status: 0 done, 2 the user must change something, 130 interrupted."""
     # OpenMP reads this when torch loads. Threads that wait then sleep instead of spinning: beside other work,
     # training on a CPU is several times as fast.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    warnings.showwarning = _note
     try:
         app()
     except ByteloomError as error:

@@ -1,10 +1,23 @@
-"""Token ids to logits: transformers models, and the one cache mechanism that all decoding methods share."""
+"""Token ids to logits: transformers models, and the one cache mechanism that all decoding methods share.
 
-from byteloom.models.attention import attach, attend, attend_lse, generate_from, merge_lse, register
+Examples hand a cache over as `cache=...`, its name since transformers 5.24; before, it is `past_key_values=...`.
+CACHE_KEYWORD is the name that the installed version knows.
+"""
+
+from byteloom.models.attention import (
+    CACHE_KEYWORD,
+    attach,
+    attend,
+    attend_lse,
+    generate_from,
+    merge_lse,
+    register,
+)
 from byteloom.models.kvcache import KVCache, KVLayer, RaggedCache, RaggedLayer
 from byteloom.models.rotary import KeyRotation
 
 __all__ = [
+    "CACHE_KEYWORD",
     "KVCache",
     "KVLayer",
     "KeyRotation",

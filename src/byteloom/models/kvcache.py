@@ -94,7 +94,9 @@ class KVLayer(DynamicLayer):
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, type and device from the first keys and values; no slot is used yet."""
         self.dtype, self.device = key_states.dtype, key_states.device
-        self._key_store, self._value_store = key_states[:, :, :0], value_states[:, :, :0]
+        self._key_store, self._value_store = (
+            states.new_empty((*states.shape[:2], 0, states.shape[3])) for states in (key_states, value_states)
+        )
         self._use(0)
         self.is_initialized = True
 
@@ -256,10 +258,22 @@ class KVLayer(DynamicLayer):
         self.is_initialized = False
         self.logical = 0
 
+    def state(self) -> dict[str, torch.Tensor]:
+        """What `KVCache.save` writes of this layer, by name; nothing before the first token."""
+        if not self.is_initialized:
+            return {}
+        return {"keys": self.keys, "values": self.values} | ({} if self.bias is None else {"bias": self.bias})
+
+    def restore(self, state: dict[str, torch.Tensor], logical: int) -> None:
+        """Hold what `state` gave, the next token at position `logical`."""
+        if state:
+            self.replace(state["keys"], state["values"], bias=state.get("bias"))
+        self.logical = logical
+
     def nbytes(self) -> int:
         """Bytes held, spare room included."""
-        bias = 0 if self._bias_store is None else self._bias_store.nbytes
-        return self._key_store.nbytes + self._value_store.nbytes + bias
+        stores = (self._key_store, self._value_store, self._bias_store)
+        return sum(store.untyped_storage().nbytes() for store in stores if store is not None)
 
     def _use(self, slots: int) -> None:
         self.keys, self.values = self._key_store[:, :, :slots], self._value_store[:, :, :slots]
@@ -286,6 +300,10 @@ class KVLayer(DynamicLayer):
                     f"the cache holds {held.shape[1]} key-value heads of {held.shape[3]}, the model has {new.shape[1]} "
                     f"of {new.shape[3]}; use the model that filled the cache"
                 )
+            if new.dtype != held.dtype:
+                raise CacheMismatchError(
+                    f"the cache holds {held.dtype} and the model computes in {new.dtype}; encode the tokens again"
+                )
             if new.shape[0] != held.shape[0]:
                 raise InvalidInputError(
                     f"the cache holds {held.shape[0]} rows and the input has {new.shape[0]}; give as many, or repeat "
@@ -297,7 +315,7 @@ class KVCache(Cache):
     """One `KVLayer` for each layer of a model; make it with `for_model`.
 
         cache = KVCache.for_model(model)
-        model(ids, past_key_values=cache)
+        model(ids, cache=cache)
 
     token_ids: the tokens whose states are held, int64 [B, T], if who filled the cache wants them saved with it.
     fingerprint: that of the model.
@@ -315,7 +333,7 @@ class KVCache(Cache):
         Sliding-window layers keep every slot; the window is applied in the attention. Raises InvalidInputError for a
         model that keeps something else than keys and values of all tokens (recurrent, hybrid, encoder-decoder).
         """
-        count = len(_plain_layers(model.config, type(model).__name__))
+        count = len(attention_windows(model.config))
         return cls([layer(index=index, **layer_kwargs) for index in range(count)], fingerprint(model))
 
     def update(
@@ -357,14 +375,11 @@ class KVCache(Cache):
         return sum(layer.nbytes() for layer in self.layers)
 
     def save(self, path: StrPath) -> None:
-        """Write keys, values, biases and `token_ids` as safetensors, atomically, with the fingerprint of the model."""
+        """Write what the layers hold, `token_ids` and the fingerprint of the model as safetensors, atomically."""
         tensors = {} if self.token_ids is None else {"token_ids": self.token_ids.contiguous()}
         for layer in self.layers:
-            if layer.is_initialized:
-                tensors[f"keys.{layer.index}"] = layer.keys.contiguous()
-                tensors[f"values.{layer.index}"] = layer.values.contiguous()
-                if layer.bias is not None:
-                    tensors[f"bias.{layer.index}"] = layer.bias.contiguous()
+            for name, tensor in layer.state().items():
+                tensors[f"{layer.index}.{name}"] = tensor.contiguous()
         logical = json.dumps([layer.logical for layer in self.layers])
         metadata = {"format": "pt", "model": self.fingerprint, "logical": logical}
         with atomic_write(path) as file:
@@ -386,11 +401,9 @@ class KVCache(Cache):
                     cache.fingerprint = metadata["model"]
                     cache.check(model)
                 for each, logical in zip(cache.layers, json.loads(metadata["logical"]), strict=True):
-                    each.logical = logical
-                    if f"keys.{each.index}" in names:
-                        bias = file.get_tensor(f"bias.{each.index}") if f"bias.{each.index}" in names else None
-                        keys, values = (file.get_tensor(f"{part}.{each.index}") for part in ("keys", "values"))
-                        each.replace(keys, values, bias=bias)
+                    start = f"{each.index}."
+                    state = {name[len(start) :]: file.get_tensor(name) for name in names if name.startswith(start)}
+                    each.restore(state, logical)
                 cache.token_ids = file.get_tensor("token_ids") if "token_ids" in names else None
         except (SafetensorError, KeyError, TypeError, IndexError, OSError) as error:
             raise FileError(
@@ -476,7 +489,7 @@ class RaggedCache(Cache):
     def __init__(self, config: PretrainedConfig, batch_size: int, capacity: int = MIN_SLACK) -> None:
         if batch_size < 1 or capacity < 1:
             raise InvalidInputError(f"batch_size and capacity are at least 1; got {batch_size} and {capacity}")
-        self._windows = _plain_layers(config, type(config).__name__)
+        self._windows = attention_windows(config)
         self._config = config
         self._pending = 0  # tokens of the last step that may be committed
         self.capacity = capacity
@@ -583,15 +596,17 @@ def fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()
 
 
-def _plain_layers(config: PretrainedConfig, name: str) -> list[int | None]:
-    """The window of each layer, None where it is the whole text."""
-    layers = DynamicCache(config=config).layers
+def attention_windows(config: PretrainedConfig) -> list[int | None]:
+    """For each layer of a decoder how many tokens back it attends, None for all of them.
+
+    Raises InvalidInputError for a model that keeps something else than keys and values of tokens.
+    """
     windows: list[int | None] = []
-    for layer in layers:
+    for layer in DynamicCache(config=config).layers:
         if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or config.is_encoder_decoder:
             raise InvalidInputError(
-                f"{name} keeps a {type(layer).__name__}, which is not the keys and values of all tokens; "
-                "use a decoder-only attention model (Llama, Qwen, Mistral)"
+                f"a {config.model_type} model keeps a {type(layer).__name__}, which is not the keys and values of all "
+                "tokens; use a decoder-only attention model (Llama, Qwen, Mistral)"
             )
         windows.append(getattr(layer, "sliding_window", None))
     return windows

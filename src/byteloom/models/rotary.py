@@ -124,26 +124,36 @@ def _measure(model: PreTrainedModel, offset: int, tolerance: float | None) -> li
     candidates: list[_Turn | None] = [None, *turns]
     near, far = _probe(model, 0), _probe(model, offset)
     chosen: list[_Turn | None] = []
-    for layer, (before_BHTD, after_BHTD) in enumerate(zip(near, far, strict=True)):
-        scale = after_BHTD.abs().max().item()
+    for layer, ((before_BHTD, same_BHTD), (after_BHTD, values_BHTD)) in enumerate(zip(near, far, strict=True)):
+        if not _error(same_BHTD, values_BHTD) <= tolerance:
+            raise UnsupportedPositionError(
+                f"layer {layer} of {name} keeps values that know their position (learned positions, or latents that "
+                "stand for keys and values); use a model with plain rotary positions"
+            )
         errors = [
-            ((before_BHTD if turn is None else turn.apply(before_BHTD, offset)) - after_BHTD).abs().max().item() / scale
-            for turn in candidates
+            _error(before_BHTD if turn is None else turn.apply(before_BHTD, offset), after_BHTD) for turn in candidates
         ]
         best = min(range(len(errors)), key=errors.__getitem__)
         second = min(error for place, error in enumerate(errors) if place != best)
-        # "not <=" refuses a NaN as well.
-        if not (errors[best] <= tolerance and 5 * errors[best] <= second and second > 0):
+        reason = ""
+        if not errors[best] <= tolerance:  # a NaN as well
+            reason = f"that cannot be undone (relative error {errors[best]:.2g}, at most {tolerance:g})"
+        elif second == 0 or 5 * errors[best] > second:
+            reason = "that several rotations explain alike"
+        if reason:
             raise UnsupportedPositionError(
-                f"layer {layer} of {name} turns its keys in a way that cannot be undone (relative error "
-                f"{errors[best]:.2g}, at most {tolerance:g}); use a model with plain rotary positions"
+                f"layer {layer} of {name} turns its keys in a way {reason}; use a model with plain rotary positions"
             )
         chosen.append(candidates[best])
     return chosen
 
 
-def _probe(model: PreTrainedModel, start: int) -> list[torch.Tensor]:
-    """The keys [1, H, T, D] of each layer, float32 or wider, for the same few tokens from position `start`."""
+def _error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return ((got - expected).abs().max() / expected.abs().max()).item()
+
+
+def _probe(model: PreTrainedModel, start: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Keys and values [1, H, T, D] of each layer, float32 or wider, for the same few tokens from position `start`."""
     vocabulary = model.get_input_embeddings().weight.shape[0]
     ids_BT = torch.randint(vocabulary, (1, PROBE_TOKENS), generator=torch.Generator().manual_seed(0)).to(model.device)
     cache = DynamicCache(config=model.config)
@@ -165,15 +175,16 @@ def _probe(model: PreTrainedModel, start: int) -> list[torch.Tensor]:
         ) from error
     finally:
         model.train(was_training)
-    keys = []
+    states = []
     for layer in cache.layers:
         if not isinstance(layer, DynamicLayer) or layer.keys is None:
             raise UnsupportedPositionError(
                 f"{type(model).__name__} keeps a {type(layer).__name__}, which holds no keys of all tokens; "
                 "use a model whose every layer is attention"
             )
-        keys.append(layer.keys.to(torch.promote_types(layer.keys.dtype, torch.float32)))
-    return keys
+        wide = torch.promote_types(layer.keys.dtype, torch.float32)
+        states.append((layer.keys.to(wide), layer.values.to(wide)))
+    return states
 
 
 def _candidates(model: PreTrainedModel) -> Iterator[_Turn]:

@@ -9,8 +9,9 @@ from byteloom.tokenize.equal_info import EqualInfoTokenizer, train_equal_info
 from byteloom.tokenize.inference import Segmenter
 from byteloom.tokenize.loading import load_tokenizer
 from byteloom.tokenize.marks import join, mark
-from byteloom.tokenize.subword import SubwordDictionary, train_subwords
+from byteloom.tokenize.subword import SubwordDictionary
 from byteloom.tokenize.subword_tokenizer import SubwordTokenizer, train_subword_tokenizer
+from byteloom.tokenize.subword_training import train_subwords
 from byteloom.tokenize.token_set import Leakage, TokenSet, export_unordered, leakage
 from byteloom.tokenize.tokenizer import Codec, Tokenizer, Training, available_threads
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerTables

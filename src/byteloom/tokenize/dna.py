@@ -240,7 +240,7 @@ def train_dna(
             f"vocab_size {vocab_size} is too small: {special} special tokens and {len(LETTERS)} letters leave room for "
             f"merges from {special + len(LETTERS) + 1}"
         )
-    foreign: list[int] = []  # how many letters, by document
+    foreign: list[int] = []  # how many letters, by document that has some
     with warnings.catch_warnings():  # of a size that counts bytes; see below
         warnings.simplefilter("ignore")
         bpe = train_bpe(

@@ -134,7 +134,7 @@ class EqualInfoTokenizer(Tokenizer):
         """Write a Hugging Face tokenizer: a folder, or one file when `path` ends in .json.
 
         Plain `tokenizers` reads it as WordPiece and gives the same ids, in a time that is worse than the square of the
-        distance between boundaries: seconds for 8,000 characters. With a boundary such as b"\\n" it stays linear.
+        distance between boundaries: two seconds for 8,000 characters. With a boundary such as b"\\n" it stays linear.
         """
         from tokenizers import Tokenizer as HFTokenizer
         from tokenizers import decoders, models, pre_tokenizers

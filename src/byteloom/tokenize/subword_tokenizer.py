@@ -24,7 +24,8 @@ from byteloom import _native
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.tokenize.akshara import Unit, atoms_of_text
-from byteloom.tokenize.subword import UNKNOWN_PENALTY, Estimation, Method, learn_units
+from byteloom.tokenize.subword import UNKNOWN_PENALTY
+from byteloom.tokenize.subword_training import Estimation, Method, learn_units
 from byteloom.tokenize.tokenizer import Stream, Tokenizer, Training
 from byteloom.tokenize.tokenizer_json import SPECIAL_TOKENS, TokenizerFile, fail, fill_gaps, write_tokenizer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -81,7 +82,7 @@ def compare(
     if plot is not None:
         from byteloom.tasks.small_models import draw_models
 
-        draw_models({_last(name): model for name, model in models.items()}, plot)
+        draw_models({_short_names(models)[name]: model for name, model in models.items()}, plot)
     if json:
         print_json(
             {
@@ -118,8 +119,11 @@ def _train_models(
         return try_tokenizers(tokenizers, documents, blocks, Path(folder), seconds=seconds, progress=report)
 
 
-def _last(name: str) -> str:
-    return Path(name).name or name
+def _short_names(names: Iterable[str]) -> dict[str, str]:
+    """The last part of each path that tells them apart; the whole paths where it does not."""
+    paths = {name: Path(name) for name in names}
+    short = {name: (path.parent if path.name == "tokenizer.json" else path).name for name, path in paths.items()}
+    return short if len(set(short.values())) == len(short) else {name: name for name in short}
 
 
 def _group_json(group: Group, tokenizers: dict[str, Tokenizer]) -> dict[str, Any]:
@@ -146,9 +150,8 @@ def _group_json(group: Group, tokenizers: dict[str, Tokenizer]) -> dict[str, Any
 
 def _print_comparison(groups: list[Group], tokenizers: dict[str, Tokenizer]) -> None:
     levels = list(groups[0].compressed)
-    last = [_last(name) for name in tokenizers]
-    short = last if len(set(last)) == len(last) else tokenizers
-    titles = ("Bytes", "Raw", *short, *(f"zstd -{level}" for level in levels), "Order 0")
+    short = _short_names(tokenizers)
+    titles = ("Bytes", "Raw", *short.values(), *(f"zstd -{level}" for level in levels), "Order 0")
     table = table_of("", right=titles, title="Bytes per token; for zstd and order-0 entropy, bytes per byte of output")
     for before, group in pairwise([groups[0], *groups]):
         if group.by != before.by:
@@ -174,7 +177,7 @@ def _print_comparison(groups: list[Group], tokenizers: dict[str, Tokenizer]) -> 
     table.add_row("raw bytes", "", "256", "", "", "8.00", human_size(2048))
     for name, tokenizer in tokenizers.items():
         table.add_row(
-            Text(name),
+            Text(short[name]),
             tokenizer.kind,
             f"{tokenizer.vocab_size:,}",
             f"{everything.used[name] / tokenizer.vocab_size:.0%}",
@@ -195,9 +198,10 @@ def _print_models(models: dict[str, SmallModel]) -> None:
         right=("Bits/byte", "Parameters", "Tokens seen", "Bytes seen", "Time"),
         title="A small model of each, at equal operations, on the held-out tenth",
     )
+    short = _short_names(models)
     for name, model in models.items():
         table.add_row(
-            Text(name),
+            Text(short[name]),
             Text(f"{model.bits_per_byte:.3f}", "bold" if model.bits_per_byte == least else ""),
             f"{model.parameters:,}",
             f"{model.tokens:,}",

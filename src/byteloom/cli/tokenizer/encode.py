@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +15,8 @@ from byteloom.cli.tokenizer.shared import STREAM, TokenizerOption, line, ratio
 from byteloom.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from byteloom.tokenize import Codec
+    from byteloom.tokenize import Codec, DNATokenizer
+    from byteloom.tokenize.tokenizer import Ids
 
 BLOCK = 1 << 20  # bytes read at a time where the input may be larger than memory
 
@@ -55,12 +56,12 @@ def encode(
 
     Use it to prepare data for other tools, or to see the ids of a file. Files of any size are encoded in constant
     memory, but for greedy_right, longest_first and shuffle, which hold the file. Without -o, ids are printed as text,
-    one a line.
+    one a line. With a tokenizer of DNA, a FASTA or FASTQ file gives its sequences, each with an end token behind it.
 
     Example: byteloom tokenizer encode /bin/ls -t my-tokenizer -o ls.npy
     """
     from byteloom.files import read_blocks
-    from byteloom.tokenize import Segmenter, load_tokenizer
+    from byteloom.tokenize import DNATokenizer, Segmenter, load_tokenizer
     from byteloom.tokenize.id_files import write_ids
     from byteloom.tokenize.loading import load_bpe
 
@@ -80,7 +81,15 @@ def encode(
                 size += len(block)
                 report("encoding", size, total)
 
-        encoded = codec.encode_blocks(blocks())
+        if isinstance(codec, DNATokenizer) and total and _is_fasta(source):
+
+            def count_bases(bases: int) -> None:
+                nonlocal size
+                size += bases
+
+            encoded = _encoded_sequences(codec, source, count_bases)
+        else:
+            encoded = codec.encode_blocks(blocks())
         if output is not None and output != STREAM:
             count = write_ids(output, encoded)
         else:
@@ -95,6 +104,24 @@ def encode(
         print_json({"bytes": size, "tokens": count, "output": output})
     elif output not in (None, STREAM):
         line(f"{size:,} bytes, {count:,} tokens{ratio(size, count)}: {output}")
+
+
+def _is_fasta(source: str) -> bool:
+    """Whether a file begins as FASTA, FASTQ or one of them compressed does."""
+    with Path(source).open("rb") as file:
+        return file.read(1) in (b">", b"@", b"\x1f")
+
+
+def _encoded_sequences(codec: DNATokenizer, source: str, counted: Callable[[int], None]) -> Iterator[Ids]:
+    """The ids of each sequence of a FASTA or FASTQ file, with the token that ends a text behind them."""
+    import numpy as np
+
+    from byteloom.corpus import read_fasta
+
+    end = [codec.special_tokens[name] for name in ("<|end|>", "[EOS]") if name in codec.special_tokens]
+    for record in read_fasta(source):
+        counted(len(record.seq))
+        yield np.concatenate([codec.encode(record.seq), np.array(end[:1], np.uint32)])
 
 
 def decode(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from byteloom.cli.console import JsonFlag, err, print_json, progress
+from byteloom.cli.subword_choices import Estimation, SubwordMethod, Unit
 from byteloom.cli.tokenizer.shared import Formats, Paths, documents_of, human_size, line, open_corpus
 from byteloom.errors import InvalidInputError
 
@@ -25,24 +26,6 @@ class _Method(StrEnum):
     subword = "subword"
 
 
-class _Dictionary(StrEnum):
-    bpe = "bpe"
-    extended_bpe = "extended_bpe"
-    morfessor = "morfessor"
-
-
-class _Estimation(StrEnum):
-    none = "none"
-    ml = "ml"
-    viterbi = "viterbi"
-
-
-class _Unit(StrEnum):
-    akshara = "akshara"
-    grapheme = "grapheme"
-    codepoint = "codepoint"
-
-
 _VOCAB_SIZE = {_Method.bpe: 16_384, _Method.dna: 1_024, _Method.equal_info: 65_536, _Method.subword: 4_096}
 
 
@@ -52,9 +35,8 @@ def train(
     method: Annotated[
         _Method,
         typer.Option(
-            help="bpe: byte-pair encoding, for any bytes. equal-info: strings of about equal information, the fewest "
-            "tokens at large sizes. subword: parts of words, for text in languages with long words. dna: byte-pair "
-            "encoding of reads and genomes."
+            help="bpe: byte-pair encoding, for any bytes. subword: parts of words, for text in languages with long "
+            "words. dna: byte-pair encoding of reads and genomes. equal-info: strings of about equal information."
         ),
     ] = _Method.bpe,
     vocab_size: Annotated[
@@ -89,13 +71,13 @@ def train(
         ),
     ] = None,
     dictionary: Annotated[
-        _Dictionary | None, typer.Option(help="subword: how units are found. Default: extended_bpe.")
+        SubwordMethod | None, typer.Option(help="subword: how units are found. Default: extended_bpe.")
     ] = None,
     estimation: Annotated[
-        _Estimation | None, typer.Option(help="subword: how their probabilities are found. Default: viterbi.")
+        Estimation | None, typer.Option(help="subword: how their probabilities are found. Default: viterbi.")
     ] = None,
     unit: Annotated[
-        _Unit | None, typer.Option(help="subword: what is never cut. Default: akshara, the syllables of Indic scripts.")
+        Unit | None, typer.Option(help="subword: what is never cut. Default: akshara, the syllables of Indic scripts.")
     ] = None,
     formats: Formats = None,
     field: Annotated[
@@ -120,7 +102,8 @@ def train(
     from byteloom.tokenize import BPE
     from byteloom.tokenize.analysis import length_statistics
 
-    vocab_size = vocab_size or _VOCAB_SIZE[method]
+    if vocab_size is None:
+        vocab_size = _VOCAB_SIZE[method]
     members = _sizes(family, vocab_size) if family is not None else []
     options: dict[str, Any] = {
         "min_frequency": min_frequency,

@@ -13,10 +13,11 @@ import numpy as np
 
 from byteloom.errors import InvalidInputError
 from byteloom.tasks.speech_lexicon.pronunciation import is_consonant
+from byteloom.tokenize.akshara import normalise
 
 
 class SimulatedAcoustics:
-    """Hears each character of a sentence, but not its spaces, beside other characters of its class.
+    """Hears each character of a sentence (in NFC), but not its spaces, beside other characters of its class.
 
     The classes are consonants and everything else, of those that `text` has. For each character the true one gets a
     logit drawn from N(`separation`, 1) and the `distractors` others, drawn evenly, from N(0, 1); the network has their
@@ -25,7 +26,7 @@ class SimulatedAcoustics:
     """
 
     def __init__(self, text: Iterable[str], *, separation: float = 2.0, distractors: int = 2) -> None:
-        characters = sorted({character for line in text for character in line if not character.isspace()})
+        characters = sorted({character for line in text for character in normalise(line) if not character.isspace()})
         self._classes = {
             consonant: [character for character in characters if is_consonant(character) == consonant]
             for consonant in (True, False)
@@ -41,7 +42,7 @@ class SimulatedAcoustics:
     def network(self, sentence: str, generator: np.random.Generator) -> list[dict[str, float]]:
         """What is heard of one sentence: for each character, candidates with log-probabilities (nats)."""
         heard = []
-        for character in sentence:
+        for character in normalise(sentence):
             if character.isspace():
                 continue
             others = [other for other in self._classes[is_consonant(character)] if other != character]

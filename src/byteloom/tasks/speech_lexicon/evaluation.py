@@ -127,6 +127,11 @@ def hold_out(lines: Iterable[str], *, one_in: int = 10, at_most: int = 200) -> t
 
 
 def count_words(sentences: Iterable[str], word_list: Mapping[str, float]) -> dict[str, float]:
-    """What a dictionary is trained on: the words of sentences with their counts, and the list's weights on top."""
-    counts: Counter[str] = Counter(word for sentence in sentences for word in sentence.split())
-    return {word: counts[word] + word_list.get(word, 0.0) for word in dict.fromkeys([*counts, *word_list])}
+    """What a dictionary is trained on: words (in NFC) with their counts in sentences, and a list's weights on top."""
+    counts: Counter[str] = Counter()
+    for sentence in sentences:
+        counts.update(normalise(sentence).split())
+    totals: dict[str, float] = dict(counts)
+    for word, weight in word_list.items():
+        totals[normalise(word)] = totals.get(normalise(word), 0.0) + weight
+    return totals
