@@ -3,6 +3,7 @@ import pytest
 from byteloom._native import DraftRule, SuffixTree, propose_rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tests.reference.suffix_tree import ReferenceSuffixTree
 
 # What happens to a tree: (sequence, tokens appended), or (sequence, "finish" | "remove").
