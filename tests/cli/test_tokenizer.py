@@ -321,5 +321,7 @@ def test_compare_with_models_and_a_plot(tmp_path):
     assert plot.read_bytes().startswith(b"<?xml")
     with pytest.raises(InvalidInputError, match="give both"):
         run("compare", tmp_path, "-t", folder, "--plot", plot)
+    with pytest.raises(InvalidInputError, match=r"\.svg, \.pdf or \.png"):
+        run("compare", tmp_path, "-t", folder, "--model-budget", 3600, "--plot", tmp_path / "plot.txt")
     with pytest.raises(InvalidInputError, match="above 0"):
         run("compare", tmp_path, "-t", folder, "--model-budget", 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ Progress = Callable[[str, int, int], None]  # (what is being done, units done, u
 
 out = Console(highlight=False)  # results
 err = Console(stderr=True, highlight=False)  # progress, notes and errors
+interrupted = Event()  # set by the handler of Ctrl-C
 
 
 def print_json(value: Any) -> None:
@@ -40,6 +42,8 @@ def progress() -> Iterator[Progress]:
     tasks: dict[str, Any] = {}
 
     def report(what: str, done: int, total: int) -> None:
+        if interrupted.is_set():  # a library, or a destructor, has swallowed the KeyboardInterrupt
+            raise KeyboardInterrupt
         if what not in tasks:
             tasks[what] = bar.add_task(what, total=total or None)
         bar.update(tasks[what], completed=done, total=total or None)

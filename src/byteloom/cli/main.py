@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import warnings
 from typing import Annotated, Any, NoReturn
@@ -12,7 +13,7 @@ from rich.markup import escape
 
 from byteloom import __version__
 from byteloom.cli.bench import bench
-from byteloom.cli.console import err
+from byteloom.cli.console import err, interrupted
 from byteloom.cli.corpus import corpus_app
 from byteloom.cli.demo import demo
 from byteloom.cli.evaluate import evaluate_app
@@ -85,12 +86,26 @@ def _note(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -
     err.print(f"note: {message}", markup=False, soft_wrap=True)
 
 
+def _interrupt(*_: Any) -> NoReturn:
+    interrupted.set()
+    raise KeyboardInterrupt
+
+
+def _unraisable(event: Any) -> None:
+    """Python cannot let Ctrl-C out of a destructor; the next report of progress raises it again."""
+    if event.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(event)
+
+
 def main() -> None:
     """Run the command line. Exit status: 0 done, 2 the user must change something, 130 interrupted."""
     # OpenMP reads this when torch loads. Threads that wait then sleep instead of spinning: beside other work,
     # training on a CPU is several times as fast.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     warnings.showwarning = _note
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where the shell has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
+        sys.unraisablehook = _unraisable
     try:
         app()
     except ByteloomError as error:

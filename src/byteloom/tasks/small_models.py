@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,16 +119,19 @@ def train_small_model(
     return _train(plan, tokenizer, encoder, shards, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
 
 
+def check_plot(path: StrPath) -> None:
+    """Raise, before hours of work, what `draw_models` would raise: for another suffix, or without matplotlib."""
+    if Path(path).suffix not in (".svg", ".pdf", ".png"):
+        raise InvalidInputError(f"a plot is an .svg, .pdf or .png file; got {path}")
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("matplotlib", "tasks")
+
+
 def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
     """Draw bits per byte over operations, a line for each model, into an .svg, .pdf or .png file, atomically."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingExtraError("matplotlib", "tasks") from error
+    check_plot(path)
+    from matplotlib.figure import Figure
 
-    target = Path(path)
-    if target.suffix not in (".svg", ".pdf", ".png"):
-        raise InvalidInputError(f"a plot is an .svg, .pdf or .png file; got {target}")
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot()
     for name, model in models.items():
@@ -140,8 +144,8 @@ def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, title="at the end")
-    with atomic_write(target) as file:
-        figure.savefig(file, format=target.suffix[1:], dpi=150)
+    with atomic_write(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
 
 
 def _plan(tokenizer: Codec, shards: Shards, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:

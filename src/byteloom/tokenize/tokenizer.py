@@ -59,7 +59,7 @@ class Stream(Protocol):
 
 
 class Codec(ABC):
-    """Bytes to token ids and back, exactly: decode(encode(x)) == x for every byte string."""
+    """Bytes to token ids and back: decode(encode(x)) == x for every byte string, unless the kind folds letters."""
 
     special_tokens: Mapping[str, int]
     """Name and id of each special token."""

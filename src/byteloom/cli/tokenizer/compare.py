@@ -67,6 +67,10 @@ def compare(
         raise InvalidInputError("--plot draws the models of --model-budget; give both")
     if model_budget is not None and not model_budget > 0:
         raise InvalidInputError(f"--model-budget is a number of seconds above 0; got {model_budget:g}")
+    if plot is not None:
+        from byteloom.tasks.small_models import check_plot, draw_models
+
+        check_plot(plot)
     loaded = {name: load_tokenizer(name) for name in tokenizers}
     corpus = open_corpus(paths, formats, None)
     if sample:
@@ -80,8 +84,6 @@ def compare(
         total = measured.size_on_disk()
         groups = compare_tokenizers(loaded, documents_of(measured), lambda done: report("measuring", done, total))
     if plot is not None:
-        from byteloom.tasks.small_models import draw_models
-
         draw_models({_short_names(models)[name]: model for name, model in models.items()}, plot)
     if json:
         print_json(

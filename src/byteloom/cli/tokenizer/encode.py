@@ -108,8 +108,9 @@ def encode(
 
 def _is_fasta(source: str) -> bool:
     """Whether a file begins as FASTA, FASTQ or one of them compressed does."""
-    with Path(source).open("rb") as file:
-        return file.read(1) in (b">", b"@", b"\x1f")
+    from byteloom.files import open_bytes
+
+    return bytes(open_bytes(source)[:1]) in (b">", b"@", b"\x1f")
 
 
 def _encoded_sequences(codec: DNATokenizer, source: str, counted: Callable[[int], None]) -> Iterator[Ids]:
