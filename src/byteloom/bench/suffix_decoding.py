@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import gzip
 import json
-import random
 import re
 import sysconfig
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +23,9 @@ import numpy as np
 
 from byteloom.bench.catalogue import Progress
 from byteloom.bench.measure import bench_machine, best_of, timed
+from byteloom.bench.models import code_model, stories, story_prompts
 from byteloom.bench.result import Card, Figure, Result, Row, Scale
 from byteloom.corpus import Corpus
-from byteloom.tokenize import train_bpe
-from byteloom.train.plan import SIZES, Backbone
 
 if TYPE_CHECKING:
     import tokenizers
@@ -64,13 +61,11 @@ class _Plan:
     prompts: int  # stories
     new: int  # tokens of each
     stream: int  # tokens for the tree
-    backbone: Backbone  # where there is no trained model
-    seconds: float  # of its training
 
 
 _PLANS: dict[Scale, _Plan] = {
-    "smoke": _Plan(400, 60_000, 2, 4, 2, 16, 4_000, Backbone(32, 1, 2, 64), 0.3),
-    "cpu": _Plan(8_192, 4_000_000, 100, 200, 40, 200, 1_000_000, SIZES["tiny"], 60),
+    "smoke": _Plan(400, 60_000, 2, 4, 2, 16, 4_000),
+    "cpu": _Plan(8_192, 4_000_000, 100, 200, 40, 200, 1_000_000),
 }
 
 
@@ -96,7 +91,7 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
             f"{name}: {len(requests)} requests, on average {np.mean([len(p) for p, _ in requests]):,.0f} tokens of "
             f"prompt and {np.mean([len(a) for _, a in requests]):,.0f} of answer; a BPE of {plan.vocab:,} tokens."
         )
-    more, table = _live(data, sources, plan, report)
+    more, table = _live(data, scale, plan, report)
     numbers |= more
     rows += table
     streams = _streams(
@@ -254,15 +249,13 @@ def _replays(name: str, requests: list[Request], report: Progress) -> tuple[dict
 # A model that writes
 
 
-def _live(
-    data: Path | None, sources: list[bytes], plan: _Plan, report: Progress
-) -> tuple[dict[str, Figure], list[Row]]:
+def _live(data: Path | None, scale: Scale, plan: _Plan, report: Progress) -> tuple[dict[str, Figure], list[Row]]:
     import torch
 
     from byteloom.generate import PromptLookup, Speculation, SuffixCache
 
     torch.set_num_threads(1)
-    model, prompts, name = _model(data, sources, plan, report)
+    model, prompts, name = _model(data, scale, plan, report)
     options = {"max_new_tokens": plan.new, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     methods: dict[str, tuple[dict[str, Any], Speculation | None]] = {"plain": ({}, None)}
     methods["transformers, prompt look-up"] = ({"prompt_lookup_num_tokens": 10, "max_matching_ngram_size": 3}, None)
@@ -352,39 +345,14 @@ def _fresh_text(model: PreTrainedModel, prompts: list[list[int]], plan: _Plan) -
 
 
 def _model(
-    data: Path | None, sources: list[bytes], plan: _Plan, report: Progress
+    data: Path | None, scale: Scale, plan: _Plan, report: Progress
 ) -> tuple[PreTrainedModel, list[list[int]], str]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from byteloom.tasks.small_models import train_small_model
-    from byteloom.train.trainer import quiet_transformers
-
-    stories = None if data is None else data / "stories260k"
-    if stories is not None and stories.exists():
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(stories, local_files_only=True).eval()
-            tokenizer = AutoTokenizer.from_pretrained(stories, local_files_only=True)
-        draw = random.Random(0)
-        names = ["Lily", "Tom", "Sue", "Max", "Mia", "Ben", "Anna", "Sam"]
-        things = ["ball", "dog", "hat", "toy car", "big box", "red bike"]
-        prompts = []
-        for _ in range(plan.prompts):
-            name, child = draw.choice(names), draw.choice(["little girl", "little boy"])
-            prompts.append(
-                tokenizer(f"Once upon a time, there was a {child} named {name}. {name} had a {draw.choice(things)}.")[
-                    "input_ids"
-                ]
-            )
-        return model, prompts, "stories260k"
-    bpe = train_bpe(sources, vocab_size=512, min_frequency=2)
-    with tempfile.TemporaryDirectory(prefix="byteloom-bench-") as folder:
-        train_small_model(
-            bpe, plan.backbone, sources[1:], sources[:1], Path(folder), seconds=plan.seconds, progress=report
-        )
-        with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(Path(folder, "model"), local_files_only=True).eval()
-    room = min(32, plan.backbone.context // 2)
-    return model, [bpe.encode(source[:400])[:room].tolist() for source in sources[: plan.prompts]], "a model of Python"
+    found = stories(data)
+    if found is not None:
+        return found[0], story_prompts(found[1], plan.prompts), "stories260k"
+    code = code_model(scale, report)
+    room = min(32, code.context // 2)
+    return code.model, [ids[:room].tolist() for ids in code.held_out[: plan.prompts]], "a model of Python"
 
 
 # The tree
