@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from byteloom.errors import InvalidInputError
 from byteloom.generate import Draft, DraftModel, Hybrid, PromptLookup, Speculation, SuffixCache
-from byteloom.generate.speculation import Pace
+from byteloom.generate.pace import Pace
 
 VOCABULARY = 60
 SIZES = {

@@ -98,7 +98,7 @@ def test_all_or_nothing_accepted(noise):
     assert drafted(model, rows, expected, noise=noise)[0] == expected
 
 
-def test_a_free_row_takes_a_new_prompt():
+def test_rows_leave_and_join():
     model = build("Llama").double()
     first, second, third = prompts([12, 5, 40])
     cache = RaggedCache(model.config, 2, capacity=4)
@@ -106,11 +106,11 @@ def test_a_free_row_takes_a_new_prompt():
         ids, lengths = right_padded([first, second])
         logits = model(**cache.inputs(ids, lengths)).logits
         cache.commit(lengths)
-        cache.release(1)
+        cache.compact(torch.tensor([0]))
         single = RaggedCache(model.config, 1)
         last = model(**single.inputs(third[None])).logits[0, -1]
         single.commit(torch.tensor([40]))
-        cache.assign(1, single, 0)
+        cache.join(single)
         assert cache.lens.tolist() == [12, 40]
         token = torch.stack((logits[0, 11], last)).argmax(-1)[:, None]
         got = [[int(token[0])], [int(token[1])]]
@@ -126,18 +126,55 @@ def test_a_free_row_takes_a_new_prompt():
     assert got == [alone(model, first, 7), alone(model, third, 7)]
 
 
-def test_an_empty_cache_takes_a_row_of_another():
+def test_a_cache_without_rows_takes_those_of_another():
     model = tiny("GPTNeoX")
     ids = tokens(10)
     full = RaggedCache(model.config, 1)
+    cache = RaggedCache(model.config, 0)
     with torch.no_grad():
         model(**full.inputs(ids))
         full.commit(torch.tensor([10]))
-        cache = RaggedCache(model.config, 3, capacity=2)
-        cache.assign(2, full, 0)
-        last = model(**cache.inputs(tokens(1, batch=3))).logits
-        assert torch.allclose(last[2:], model(**full.inputs(tokens(1, batch=3)[2:])).logits, atol=2e-5)
-    assert cache.nbytes() > full.nbytes() / 2
+        cache.join(full)
+        assert cache.lens.tolist() == [10] and cache.nbytes() == full.nbytes()
+        got = model(**cache.inputs(ids[:, :3])).logits
+        expected = model(torch.cat([ids, ids[:, :3]], dim=1)).logits[:, 10:]
+        assert torch.allclose(got, expected, atol=2e-5)
+        cache.compact(torch.tensor([], dtype=torch.long))
+        assert len(cache.lens) == 0
+
+
+def test_rows_that_have_read_nothing_join_too():
+    model = build("Llama").double()
+    ids = tokens(9, batch=2)
+    for read in ((0, 1), (1, 0)):  # which of the two has read its row
+        caches = [RaggedCache(model.config, 1) for _ in read]
+        with torch.no_grad():
+            for row, (cache, before) in enumerate(zip(caches, read, strict=True)):
+                if before:
+                    model(**cache.inputs(ids[row : row + 1, :6]))
+                    cache.commit(torch.tensor([6]))
+            caches[0].join(caches[1])
+            new = torch.stack([ids[row, 6 * before : 6 * before + 3] for row, before in enumerate(read)])
+            got = model(**caches[0].inputs(new)).logits
+            for row, before in enumerate(read):
+                expected = model(ids[row : row + 1, : 6 * before + 3]).logits[0, 6 * before :]
+                assert torch.allclose(got[row], expected)
+
+
+def test_what_was_read_is_forgotten_row_by_row():
+    model = build("Llama").double()
+    ids = tokens(12, batch=2)
+    cache = RaggedCache(model.config, 2)
+    with torch.no_grad():
+        model(**cache.inputs(ids))
+        cache.commit(torch.tensor([12, 12]))
+        cache.truncate(torch.tensor([5, 9]))
+        got = model(**cache.inputs(ids[:, :1])).logits[:, 0]
+        for row, length in enumerate((5, 9)):
+            alone = torch.cat([ids[row, :length], ids[row, :1]])[None]
+            assert torch.allclose(got[row], model(alone).logits[0, -1])
+    with pytest.raises(InvalidInputError, match="cannot be cut"):
+        cache.truncate(torch.tensor([6, 6]))
 
 
 def test_growth_is_rare_and_memory_bounded(monkeypatch):
@@ -158,7 +195,7 @@ def test_growth_is_rare_and_memory_bounded(monkeypatch):
 
 def test_bad_input():
     config = tiny("Llama").config
-    with pytest.raises(InvalidInputError, match="batch_size and capacity are at least 1"):
+    with pytest.raises(InvalidInputError, match="batch_size is at least 0 and capacity at least 1"):
         RaggedCache(config, 0)
     cache = RaggedCache(config, 2)
     with pytest.raises(InvalidInputError, match="each of 2 rows; got 3x4"):

@@ -5,8 +5,9 @@ Further: `LambdaCacheFactory` and `extend`.
 """
 
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
+from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
-from byteloom.generate.speculation import Speculation, Statistics
+from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
 
 __all__ = [

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 
 from byteloom.errors import InvalidInputError
-from byteloom.generate.rows import OneRow
+from byteloom.generate.rows import padded
+from byteloom.models.kvcache import RaggedCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -140,12 +141,12 @@ class PromptLookup:
 
 
 class DraftModel:
-    """Proposes what a smaller model of the same vocabulary would write, greedily, with a cache of its own for each row.
+    """Proposes what a smaller model of the same vocabulary would write, greedily, with a cache that all rows share.
 
     Use it where text does not repeat and the model is many times slower than the small one. model: a causal LM on the
-    device of the large one. tokens: length of a draft. least: a draft ends before the first token that the small model
-    gives less than this probability. Cost: one forward pass of the small model a drafted token.
-    Raises InvalidInputError for a model whose cache cannot be rolled back.
+    device of the large one. tokens: length of a draft. least: a draft ends before the first token to which the small
+    model gives its path less than this probability. Cost: for all rows together a forward pass of the small model a
+    drafted token. Raises InvalidInputError for a model that keeps something else than keys and values.
     """
 
     def __init__(self, model: PreTrainedModel, tokens: int = 5, least: float = 0.3) -> None:
@@ -154,7 +155,9 @@ class DraftModel:
         self.model = model
         self.tokens = tokens
         self.least = least
-        self._rows: dict[Hashable, tuple[OneRow, list[int]]] = {}
+        self._cache = RaggedCache(model.config, 0)
+        self._names: list[Hashable] = []  # of the rows of the cache
+        self._unread: dict[Hashable, list[int]] = {}  # by row: what the cache does not hold
 
     @property
     def vocabulary(self) -> int:
@@ -163,47 +166,83 @@ class DraftModel:
 
     def start(self, row: Hashable, prompt_ids: Sequence[int]) -> None:
         """See `Drafter`."""
-        check_new_row(row, self._rows)
-        self._rows[row] = (OneRow(self.model), [int(token) for token in prompt_ids])
+        check_new_row(row, self._unread)
+        self._unread[row] = [int(token) for token in prompt_ids]
 
     @torch.no_grad()
     def propose(self, rows: Sequence[Hashable], budgets: Sequence[int]) -> list[Draft]:
         """See `Drafter`."""
-        states = [row_state(row, self._rows) for row in rows]
-        return [self._propose(*state, budget) for state, budget in zip(states, budgets, strict=True)]
-
-    def _propose(self, row: OneRow, unseen: list[int], budget: int) -> Draft:
-        draft = Draft(source="model")
+        for row in rows:
+            row_state(row, self._unread)
+        self._read_prompts([row for row in rows if row not in self._names])
         room = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
-        budget = min(budget, self.tokens, room - row.length - len(unseen))
-        if budget < 1:
-            return draft
-        logits_QV = row.forward(unseen, last=True)
-        accepted = row.length - 1  # the last token is read again, with those that follow it
-        del unseen[:-1]
-        probability = 1.0
+        lens = dict(zip(self._names, self._cache.lens.tolist(), strict=True))
+        drafts, writing = {row: Draft(source="model") for row in rows}, {}
+        for row, budget in zip(rows, budgets, strict=True):
+            size = min(budget, self.tokens, room - lens[row] - len(self._unread[row]))
+            if size > 0:
+                writing[row] = size
+        if not writing:
+            return list(drafts.values())
+        logits = self._forward({row: self._unread[row] for row in writing})
+        read = self._cache.lens.clone()
+        for row in writing:
+            read[self._names.index(row)] -= 1  # the last token is read again, with those that follow it
+            del self._unread[row][:-1]
         while True:
-            share, token = logits_QV[-1].float().softmax(-1).max(-1)
-            probability *= float(share)
-            if probability < self.least:
+            for row, logits_V in logits.items():
+                draft = drafts[row]
+                share, token = logits_V.float().softmax(-1).max(-1)
+                probability = (draft.probabilities[-1] if draft.tokens else 1.0) * float(share)
+                if probability >= self.least:
+                    draft.tokens.append(int(token))
+                    draft.parents.append(len(draft.tokens) - 2)
+                    draft.probabilities.append(probability)
+                if probability < self.least or len(draft.tokens) == writing[row]:
+                    del writing[row]
+            if not writing:
                 break
-            draft.tokens.append(int(token))
-            draft.parents.append(len(draft.tokens) - 2)
-            draft.probabilities.append(probability)
-            if len(draft.tokens) == budget:
-                break
-            logits_QV = row.forward(draft.tokens[-1:])
-        row.crop(accepted)
-        return draft
+            logits = self._forward({row: drafts[row].tokens[-1:] for row in writing})
+        self._cache.truncate(read)
+        return list(drafts.values())
 
     def observe(self, row: Hashable, new_ids: Sequence[int]) -> None:
         """See `Drafter`."""
-        row_state(row, self._rows)[1].extend(int(token) for token in new_ids)
+        row_state(row, self._unread).extend(int(token) for token in new_ids)
 
     def stop(self, row: Hashable) -> None:
         """See `Drafter`."""
-        row_state(row, self._rows)
-        del self._rows[row]
+        row_state(row, self._unread)
+        del self._unread[row]
+        if row in self._names:
+            left = [at for at, name in enumerate(self._names) if name != row]
+            self._cache.compact(torch.tensor(left, dtype=torch.long))
+            self._names = [self._names[at] for at in left]
+
+    def _read_prompts(self, rows: Sequence[Hashable]) -> None:
+        """Give rows to the cache, which read all of their tokens but the last."""
+        if not rows:
+            return
+        new = RaggedCache(self.model.config, len(rows))
+        prompts = [self._unread[row][:-1] for row in rows]
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+        if int(lengths_B.max()) > 0:
+            self.model(**new.inputs(padded(prompts).to(self.model.device), lengths_B), use_cache=True, logits_to_keep=1)
+            new.commit(lengths_B)
+        self._cache.join(new)
+        self._names += rows
+        for row in rows:
+            del self._unread[row][:-1]
+
+    def _forward(self, ids: Mapping[Hashable, list[int]]) -> dict[Hashable, torch.Tensor]:
+        """Logits [V] after the last of the new tokens of some rows; the others wait."""
+        places = [ids.get(name, []) for name in self._names]
+        lengths_B = torch.tensor([len(new) for new in places])
+        logits_BQV = self.model(
+            **self._cache.inputs(padded(places).to(self.model.device), lengths_B), use_cache=True
+        ).logits
+        self._cache.commit(lengths_B)
+        return {name: logits_BQV[at, len(places[at]) - 1] for at, name in enumerate(self._names) if places[at]}
 
 
 class Hybrid:

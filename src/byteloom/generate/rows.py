@@ -23,25 +23,30 @@ if TYPE_CHECKING:
 
 
 class Rows(Protocol):
-    """Sequences that are decoded together."""
+    """Sequences that are decoded together. A step is `turn`, `forward` and `keep`; between steps, rows come and go."""
 
     @property
     def takes_trees(self) -> bool:
         """Whether drafts may branch."""
 
-    def forward(
-        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
-    ) -> list[torch.Tensor]:
-        """Logits [Q, V] of each row after each of its new tokens, or [1, V] after its last one.
+    def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Read prompts into new rows behind the others; logits [R, 1, V] after the last token of each."""
+
+    def turn(self) -> Sequence[int]:
+        """The rows that take the next step, R of them."""
+
+    def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
+        """Logits [R, Q, V] after each of the new tokens of the rows whose turn it is; what is behind a row's last one
+        means nothing.
 
         parents: for each token of a row the one before it, -1 for the end of what was read; None: a path.
         """
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
-        """Of the tokens that each row was last given, keep these: a path in rising order. Forget the others."""
+        """Of the tokens that the rows were last given, keep these: a path in rising order. Forget the others."""
 
     def select(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone."""
+        """Go on with these rows alone, in rising order."""
 
 
 class OneRow:
@@ -133,21 +138,43 @@ def _whole_cache(model: PreTrainedModel) -> Cache:
 
 
 class SeparateRows:
-    """Rows that are read one after another: a single one, or those of a model that takes no mask for several."""
+    """Rows that are read one after another: a single one, or those of a model that takes no mask for several.
 
-    def __init__(self, rows: Sequence[OneRow]) -> None:
-        self.rows = list(rows)
+    cache: what the first row has read already, default nothing.
+    """
+
+    def __init__(self, model: PreTrainedModel, cache: Cache | None = None) -> None:
+        self.model = model
+        self.rows: list[OneRow] = []
+        self._cache = cache
 
     @property
     def takes_trees(self) -> bool:
         """See `Rows`."""
         return all(row.takes_trees for row in self.rows)
 
-    def forward(
-        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
-    ) -> list[torch.Tensor]:
+    def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
+        """See `Rows`. Raises InvalidInputError when the cache holds the first prompt already, or more."""
+        logits = []
+        for prompt in prompts:
+            row, self._cache = OneRow(self.model, self._cache), None
+            if row.length >= len(prompt):
+                raise InvalidInputError(
+                    f"the cache holds {row.length} tokens and the prompt has {len(prompt)}; the prompt begins with all "
+                    "that is cached, and has at least one token more"
+                )
+            logits.append(row.forward(prompt[row.length :], last=True))
+            self.rows.append(row)
+        return torch.stack(logits)
+
+    def turn(self) -> Sequence[int]:
+        """See `Rows`: all."""
+        return range(len(self.rows))
+
+    def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
         """See `Rows`."""
-        return [row.forward(new, before, last=last) for row, new, before in zip(self.rows, ids, parents, strict=True)]
+        logits = [row.forward(new, before) for row, new, before in zip(self.rows, ids, parents, strict=True)]
+        return torch.nn.utils.rnn.pad_sequence(logits, batch_first=True)
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
         """See `Rows`."""
@@ -159,28 +186,39 @@ class SeparateRows:
         self.rows = [self.rows[row] for row in rows]
 
 
-class TogetherRows:
-    """Rows of different lengths in one forward pass. Raises InvalidInputError as `RaggedCache` does."""
+class RaggedRows:
+    """Rows of different lengths in one forward pass, none of them padded or moved: the layout to use.
+
+    Raises InvalidInputError as `RaggedCache` does.
+    """
 
     takes_trees = False
 
-    def __init__(self, model: PreTrainedModel, rows: int) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.cache = RaggedCache(model.config, rows)
+        self.cache = RaggedCache(model.config, 0)
 
-    def forward(
-        self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None], *, last: bool = False
-    ) -> list[torch.Tensor]:
+    def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """See `Rows`."""
-        device = self.model.device
+        new = RaggedCache(self.model.config, len(prompts))
+        lengths_B = torch.tensor([len(prompt) for prompt in prompts])
+        ends_U, end_B = (lengths_B - 1).unique(return_inverse=True)  # the model computes logits for these alone
+        inputs = new.inputs(padded(prompts).to(self.model.device), lengths_B)
+        logits_BUV = self.model(**inputs, use_cache=True, logits_to_keep=ends_U.to(self.model.device)).logits
+        new.commit(lengths_B)
+        self.cache.join(new)
+        return logits_BUV[torch.arange(len(prompts)), end_B.to(logits_BUV.device), None]
+
+    def turn(self) -> Sequence[int]:
+        """See `Rows`: all."""
+        return range(len(self.cache.lens))
+
+    def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
+        """See `Rows`."""
         lengths_B = torch.tensor([len(new) for new in ids])
-        ids_BQ = torch.nn.utils.rnn.pad_sequence([torch.tensor(new) for new in ids], batch_first=True).to(device)
-        ends_U, end_B = (lengths_B - 1).unique(return_inverse=True)
-        wanted: Any = ends_U.to(device) if last else 0
-        logits_BQV = self.model(**self.cache.inputs(ids_BQ, lengths_B), use_cache=True, logits_to_keep=wanted).logits
-        if last:
-            return [logits_QV[end : end + 1] for logits_QV, end in zip(logits_BQV, end_B.tolist(), strict=True)]
-        return [logits_QV[: len(new)] for logits_QV, new in zip(logits_BQV, ids, strict=True)]
+        inputs = self.cache.inputs(padded(ids).to(self.model.device), lengths_B)
+        logits_BQV: torch.Tensor = self.model(**inputs, use_cache=True).logits
+        return logits_BQV
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
         """See `Rows`. The places are the first ones, for no draft branches here."""
@@ -188,7 +226,12 @@ class TogetherRows:
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
-        self.cache.compact(torch.tensor(rows))
+        self.cache.compact(torch.tensor(rows, dtype=torch.long))
+
+
+def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Ids side by side, int64 [R, longest], the shorter ones with zeros behind them."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True)
 
 
 def _ancestors(parents: Sequence[int]) -> tuple[torch.Tensor, list[int]]:

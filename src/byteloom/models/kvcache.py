@@ -47,6 +47,11 @@ def _grown(store: torch.Tensor, used: int, needed: int) -> torch.Tensor:
         return larger
 
 
+def _widened(states: torch.Tensor, slots: int) -> torch.Tensor:
+    """`states` [B, K, T, D] with zeros behind them up to `slots`."""
+    return torch.nn.functional.pad(states, (0, 0, 0, slots - states.shape[2]))
+
+
 class KVLayer(DynamicLayer):
     """The keys and values of one attention layer, in slots. For inference: no gradient flows through it.
 
@@ -455,6 +460,24 @@ class RaggedLayer(CacheLayerMixin):
         self.values[row_BQ, :, slot_BQ] = value_states.detach().transpose(1, 2)
         return self.keys[:, :, : used + queries], self.values[:, :, : used + queries]
 
+    def take(self, other: RaggedLayer) -> None:
+        """Hold what `other` does, which is not to be used again."""
+        self.is_initialized = other.is_initialized
+        if other.is_initialized:
+            self.dtype, self.device, self.keys, self.values = other.dtype, other.device, other.keys, other.values
+
+    def extend(self, other: RaggedLayer) -> None:
+        """Hold the rows of `other` too, behind the own ones."""
+        for one, another in ((self, other), (other, self)):
+            if not one.is_initialized:
+                one.lazy_initialization(another.keys, another.values)
+        slots = max(self.keys.shape[2], other.keys.shape[2])
+        with torch.inference_mode(False), torch.no_grad():
+            self.keys, self.values = (
+                torch.cat([_widened(states, slots) for states in pair])
+                for pair in ((self.keys, other.keys), (self.values, other.values))
+            )
+
     def reserve(self, slots: int) -> None:
         """Have room for `slots` slots a row."""
         if slots > self.keys.shape[2]:
@@ -481,14 +504,17 @@ class RaggedCache(Cache):
         logits = model(**cache.inputs(ids, lengths)).logits   # ids int64 [2, T], the rest of a row is ignored
         cache.commit(lengths)                                 # how many of them stay; the others are overwritten
 
-    lens: int64 [B] on the CPU, committed tokens of each row. Use it for any step that accepts another number of tokens
-    in each row. Works with eager and SDPA attention and under `attach`. Raises InvalidInputError for models that keep
-    something else than keys and values, and for attention that takes no mask.
+    lens: int64 [B] on the CPU, committed tokens of each row; batch_size may be 0, for rows that join later. Use it for
+    any step that accepts another number of tokens in each row. Works with eager and SDPA attention and under `attach`.
+    Raises InvalidInputError for models that keep something else than keys and values, and for attention that takes no
+    mask.
     """
 
     def __init__(self, config: PretrainedConfig, batch_size: int, capacity: int = MIN_SLACK) -> None:
-        if batch_size < 1 or capacity < 1:
-            raise InvalidInputError(f"batch_size and capacity are at least 1; got {batch_size} and {capacity}")
+        if batch_size < 0 or capacity < 1:
+            raise InvalidInputError(
+                f"batch_size is at least 0 and capacity at least 1; got {batch_size} and {capacity}"
+            )
         self._windows = attention_windows(config)
         self._config = config
         self._pending = 0  # tokens of the last step that may be committed
@@ -511,6 +537,8 @@ class RaggedCache(Cache):
             raise InvalidInputError(f"a row has 0 to {queries} new tokens here; got lengths {lengths_B.tolist()}")
         self._pending = queries
         position_BQ = (self.lens[:, None] + torch.arange(queries)).to(ids_BQ.device)
+        if bool((self.lens == self.lens[0]).all()):  # then the model's own mask is right, and often none is needed
+            return {"input_ids": ids_BQ, "position_ids": position_BQ, CACHE_KEYWORD: self}
         masks = {window: self._mask(position_BQ, window) for window in set(self._windows)}
         types = getattr(self._config, "layer_types", None)
         mask: torch.Tensor | dict[str, torch.Tensor] = next(iter(masks.values()))
@@ -528,22 +556,20 @@ class RaggedCache(Cache):
         self._pending -= int(tokens_B.max())
         self.lens = self.lens + tokens_B
 
-    def assign(self, row: int, other: RaggedCache, source: int) -> None:
-        """Let `row` be a copy of row `source` of `other`, a cache of the same model: a new prompt takes a free row."""
-        length = int(other.lens[source])
-        for mine, theirs in zip(self.layers, other.layers, strict=True):
-            if not theirs.is_initialized:
-                continue
-            if not mine.is_initialized:
-                mine.lazy_initialization(theirs.keys, theirs.values)
-            mine.reserve(length)
-            mine.keys[row, :, :length] = theirs.keys[source, :, :length]
-            mine.values[row, :, :length] = theirs.values[source, :, :length]
-        self.lens[row] = length
+    def truncate(self, lens_B: torch.Tensor) -> None:
+        """Forget what is behind the first `lens[b]` tokens of each row; int64 [B]."""
+        if lens_B.shape != self.lens.shape or bool((lens_B < 0).any()) or bool((lens_B > self.lens).any()):
+            raise InvalidInputError(f"rows of {self.lens.tolist()} tokens cannot be cut to {lens_B.tolist()}")
+        self.lens = lens_B.to(self.lens)
 
-    def release(self, row: int) -> None:
-        """Empty a row; its slots are free for another."""
-        self.lens[row] = 0
+    def join(self, other: RaggedCache) -> None:
+        """Take over the rows of `other`, a cache of the same model, behind the own ones; it is not to be used again."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            if not len(self.lens):
+                mine.take(theirs)
+            elif mine.is_initialized or theirs.is_initialized:
+                mine.extend(theirs)
+        self.lens = torch.cat([self.lens, other.lens])
 
     def compact(self, rows_B: torch.Tensor) -> None:
         """Keep these rows, in this order; int64 [n]. A row may be given twice."""

@@ -1,0 +1,148 @@
+"""A text while it is written, and the rule by which each of its tokens is chosen and its end is known."""
+
+# Shape suffixes: L tokens of a text, Q tokens in one forward pass, V vocabulary.
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from transformers import EosTokenCriteria, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+
+from byteloom.generate.drafts import Draft
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Finish = Literal["stop", "length"]
+ENDLESS = 1 << 30  # tokens
+
+
+class Rule:
+    """How a token is chosen from logits, and what ends a text. max_length: tokens of the text, prompt included."""
+
+    def __init__(self, processors: LogitsProcessorList, criteria: StoppingCriteriaList, do_sample: bool | None) -> None:
+        self.processors = processors
+        self.do_sample = bool(do_sample)
+        self.max_length = min((c.max_length for c in criteria if type(c) is MaxLengthCriteria), default=ENDLESS)
+        self.ends: set[int] = set()
+        self.others = StoppingCriteriaList()
+        for criterion in criteria:
+            if type(criterion) is EosTokenCriteria:
+                self.ends.update(criterion.eos_token_id.tolist())
+            elif type(criterion) is not MaxLengthCriteria:
+                self.others.append(criterion)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the choice is the largest logit."""
+        return not self.do_sample and not self.processors
+
+    def choose(self, text_1L: torch.Tensor, logits_V: torch.Tensor, generator: torch.Generator | None) -> int:
+        """The next token, as `generate` chooses it."""
+        scores_1V = self.processors(text_1L, logits_V[None].to(copy=True, dtype=torch.float32))
+        if not self.do_sample:
+            return int(scores_1V.argmax(-1))
+        return int(torch.multinomial(scores_1V.softmax(-1), 1, generator=generator))
+
+    def finish(self, token: int, text_1L: torch.Tensor) -> Finish | None:
+        """Why the text ends with this token, its last; None where it goes on."""
+        if token in self.ends:
+            return "stop"
+        if text_1L.shape[1] >= self.max_length:
+            return "length"
+        return "stop" if self.others and bool(self.others(text_1L, None).any()) else None
+
+
+class Text:
+    """A text while it is written.
+
+    ids: its first tokens, int64 [L], padding included where there is any, for logits processors and stopping criteria
+    see all; prompt: what the model reads of them. generator: for sampling. new: the tokens of the last step. written:
+    how many tokens came behind the first. last: the newest token. finish: why it ended, None while it goes on.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        ids_L: torch.Tensor,
+        prompt: list[int],
+        rule: Rule,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        self.prompt = prompt
+        self.rule = rule
+        self.new: list[int] = []
+        self.written = 0
+        self.finish: Finish | None = None
+        self.last = prompt[-1]
+        self._vocabulary = int(model.config.get_text_config().vocab_size)
+        self._window = getattr(model.config, "max_position_embeddings", None) or ENDLESS
+        self._size = len(ids_L)
+        self._buffer_L = torch.cat([ids_L, ids_L.new_zeros(64)])
+        self._generator = generator
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """All tokens of the text, int64 [L]."""
+        return self._buffer_L[: self._size]
+
+    def budget(self) -> int:
+        """How long a draft may be: what the model adds itself must fit behind it, and the window ends somewhere."""
+        read = len(self.prompt) + self.written - 1
+        return max(0, min(self.rule.max_length - self._size, self._window - read) - 1)
+
+    def usable(self, draft: Draft, *, trees: bool) -> Draft:
+        """The part of a draft that can be verified."""
+        if draft.tokens and not 0 <= min(draft.tokens) <= max(draft.tokens) < self._vocabulary:
+            warnings.warn("a drafter proposed ids that the model does not have; they are ignored", stacklevel=2)
+            return Draft(source=draft.source)
+        if not trees and not draft.is_path:
+            draft = _best_path(draft)
+        return draft.cut(self.budget())
+
+    def settle(self, logits_QV: torch.Tensor, draft: Draft, choices: Sequence[int] | None = None) -> list[int]:
+        """Go on with the tokens that the model chooses, as far as the draft has them.
+
+        choices: the largest logits, where these are what is chosen. Returns which of [newest token, *draft] were right.
+        """
+        children: dict[tuple[int, int], int] = {}
+        for place, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+            children.setdefault((parent, token), place)
+        self.new = []
+        kept = []
+        at: int | None = -1
+        while at is not None:
+            kept.append(at + 1)
+            if choices is None:
+                token = self.rule.choose(self.ids[None], logits_QV[at + 1], self._generator)
+            else:
+                token = choices[at + 1]
+            self._append(token)
+            self.finish = self.rule.finish(token, self.ids[None])
+            at = None if self.finish else children.get((at, token))
+        return kept
+
+    def _append(self, token: int) -> None:
+        if self._size == len(self._buffer_L):
+            self._buffer_L = torch.cat([self._buffer_L, torch.zeros_like(self._buffer_L)])
+        self._buffer_L[self._size] = token
+        self._size += 1
+        self.written += 1
+        self.last = token
+        self.new.append(token)
+
+
+def _best_path(draft: Draft) -> Draft:
+    """The path to the first token without continuation, along the first continuations: the most probable ones."""
+    path = Draft(match=draft.match, source=draft.source)
+    at = -1
+    for place, parent in enumerate(draft.parents):
+        if parent == at:
+            path.tokens.append(draft.tokens[place])
+            path.parents.append(len(path.tokens) - 2)
+            path.probabilities.append(draft.probabilities[place])
+            at = place
+    return path
