@@ -196,7 +196,7 @@ def test_growth_is_rare_and_memory_bounded(monkeypatch):
 def test_bad_input():
     config = tiny("Llama").config
     with pytest.raises(InvalidInputError, match="batch_size is at least 0 and capacity at least 1"):
-        RaggedCache(config, 0)
+        RaggedCache(config, -1)
     cache = RaggedCache(config, 2)
     with pytest.raises(InvalidInputError, match="each of 2 rows; got 3x4"):
         cache.inputs(tokens(4, batch=3))
@@ -212,5 +212,8 @@ def test_bad_input():
         RaggedCache(build("Mamba", state_size=4).config, 1)
     flash = build("Llama")
     flash.config._attn_implementation_internal = "flash_attention_2"
+    cache = RaggedCache(flash.config, 2)
+    cache.inputs(tokens(4, batch=2))  # rows of one length need no mask
+    cache.commit(torch.tensor([1, 2]))
     with pytest.raises(InvalidInputError, match="takes no mask for rows of different lengths"):
-        RaggedCache(flash.config, 1).inputs(tokens(4))
+        cache.inputs(tokens(4, batch=2))

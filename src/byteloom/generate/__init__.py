@@ -4,6 +4,7 @@ Faster: `Speculation` with a drafter, such as a `SuffixCache`, as the `custom_ge
 Further: `LambdaCacheFactory` and `extend`.
 """
 
+from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
 from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
@@ -11,6 +12,8 @@ from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
 
 __all__ = [
+    "BatchEngine",
+    "BatchOutput",
     "Draft",
     "DraftModel",
     "Drafter",
@@ -19,8 +22,10 @@ __all__ = [
     "LambdaLayer",
     "LambdaStream",
     "PromptLookup",
+    "Sampling",
     "Speculation",
     "Statistics",
     "SuffixCache",
     "extend",
+    "speculate_batch",
 ]

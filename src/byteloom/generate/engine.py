@@ -69,8 +69,9 @@ class Engine:
     """Texts that are written together.
 
     rows: the model and how it holds the texts. drafter: who proposes. size: texts that are written at once; the others
-    wait, and each takes the place of one that has ended. trees: verify branching drafts where the rows can. pace: how
-    much of a draft is verified; None: all of it. on_tokens: told of each text that has new tokens.
+    wait, and each takes the place of one that has ended. trees: verify branching drafts where the rows can. most:
+    tokens of a draft. pace: how much of a draft is verified; None: all of it. on_tokens: told of each text that has new
+    tokens.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Engine:
         *,
         size: int,
         trees: bool = True,
+        most: int | None = None,
         pace: Pace | None,
         statistics: Statistics,
         on_tokens: Callable[[Text], None] = lambda text: None,
@@ -88,6 +90,7 @@ class Engine:
         self.drafter = drafter
         self.size = size
         self.trees = trees
+        self.most = most
         self.statistics = statistics
         self.waiting: deque[Text] = deque()
         self.active: list[Text] = []  # as the rows are
@@ -136,7 +139,8 @@ class Engine:
             turn = self.rows.turn()
             texts = [self.active[row] for row in turn]
         with statistics.timed("draft"):
-            proposed = self.drafter.propose(texts, [text.budget() for text in texts])
+            budgets = [text.budget() if self.most is None else min(text.budget(), self.most) for text in texts]
+            proposed = self.drafter.propose(texts, budgets)
             drafts = [
                 text.usable(draft, trees=self.trees and self.rows.takes_trees)
                 for text, draft in zip(texts, proposed, strict=True)

@@ -89,6 +89,11 @@ class Text:
         """All tokens of the text, int64 [L]."""
         return self._buffer_L[: self._size]
 
+    @property
+    def new_ids(self) -> list[int]:
+        """All tokens that were written so far."""
+        return self._buffer_L[self._size - self.written : self._size].tolist()
+
     def budget(self) -> int:
         """How long a draft may be: what the model adds itself must fit behind it, and the window ends somewhere."""
         read = len(self.prompt) + self.written - 1

@@ -49,7 +49,8 @@ def _grown(store: torch.Tensor, used: int, needed: int) -> torch.Tensor:
 
 def _widened(states: torch.Tensor, slots: int) -> torch.Tensor:
     """`states` [B, K, T, D] with zeros behind them up to `slots`."""
-    return torch.nn.functional.pad(states, (0, 0, 0, slots - states.shape[2]))
+    missing = slots - states.shape[2]
+    return torch.nn.functional.pad(states, (0, 0, 0, missing)) if missing else states
 
 
 class KVLayer(DynamicLayer):
