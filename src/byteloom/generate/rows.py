@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from byteloom.errors import InvalidInputError
-from byteloom.models.attention import CACHE_KEYWORD
-from byteloom.models.kvcache import RaggedCache
+from byteloom.errors import InvalidInputError, UnsupportedPositionError
+from byteloom.models.attention import CACHE_KEYWORD, attach
+from byteloom.models.kvcache import RaggedCache, attention_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -189,7 +189,8 @@ class SeparateRows:
 class RaggedRows:
     """Rows of different lengths in one forward pass, none of them padded or moved: the layout to use.
 
-    Raises InvalidInputError as `RaggedCache` does.
+    While there are rows, byteloom's attention is attached to the model where it has plain SDPA attention: with a mask
+    that of transformers copies the keys for each head of a group. Raises InvalidInputError as `RaggedCache` does.
     """
 
     takes_trees = False
@@ -197,9 +198,13 @@ class RaggedRows:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.cache = RaggedCache(model.config, 0)
+        windows = any(attention_windows(model.config))
+        self._attaches = model.config._attn_implementation == "sdpa" and not windows
+        self._attachment: attach | None = None
 
     def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """See `Rows`."""
+        self._attach()
         new = RaggedCache(self.model.config, len(prompts))
         lengths_B = torch.tensor([len(prompt) for prompt in prompts])
         ends_U, end_B = (lengths_B - 1).unique(return_inverse=True)  # the model computes logits for these alone
@@ -227,6 +232,16 @@ class RaggedRows:
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
         self.cache.compact(torch.tensor(rows, dtype=torch.long))
+        if not rows and self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+
+    def _attach(self) -> None:
+        if self._attaches and self._attachment is None:
+            try:
+                self._attachment = attach(self.model)
+            except UnsupportedPositionError:  # its own attention serves as well
+                self._attaches = False
 
 
 def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:

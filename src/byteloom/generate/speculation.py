@@ -105,7 +105,7 @@ class Speculation:
             engine.close()
         if self.streamer is not None:
             self.streamer.end()
-        self.statistics.plain_forwards += max(text.written for text in texts)
+        self.statistics.plain_forwards += max(len(text.new_ids) for text in texts)
         ids_BL = _rectangle([text.ids for text in texts], generation_config)
         if generation_config.return_dict_in_generate:
             return GenerateDecoderOnlyOutput(sequences=ids_BL, **{CACHE_KEYWORD: kept[0].cache if kept else None})
