@@ -97,7 +97,8 @@ class Text:
     def ids(self) -> torch.Tensor:
         """All tokens of the text, int64 [L]; a view, until the next token."""
         if self.size > len(self._buffer_L):
-            self._buffer_L = torch.cat([self._buffer_L, self._buffer_L.new_zeros(self.size)])
+            with torch.inference_mode(False):  # the caller of `generate` gets it
+                self._buffer_L = torch.cat([self._buffer_L, self._buffer_L.new_zeros(self.size)])
         unfilled = self.new_ids[self._filled - self._first :]
         if unfilled:  # a tensor is made when somebody asks for it: most texts never need one before their end
             self._buffer_L[self._filled : self.size] = torch.tensor(unfilled)
