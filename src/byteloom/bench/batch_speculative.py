@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from byteloom.bench.models import CodeModel
     from byteloom.generate import Drafter
+    from byteloom.generate.batch import Layout
 
 CARD = Card(
     method="batch-speculative",
@@ -41,8 +42,6 @@ CARD = Card(
     measures="equal texts, tokens a second and time by part for plain batches, EQSPEC, EXSPEC and the ragged layout at "
     "several batch sizes; prompts of unequal length and budget; what one realignment costs",
 )
-
-LAYOUTS = ("ragged", "eqspec", "exspec")
 
 
 @dataclass(frozen=True)
@@ -140,7 +139,7 @@ def _batches(
             same["naive", size] = share
             speed = plan.new * len(spoiled) / span.wall
             rows.append(_row(table, size, "without realignment", speed, speeds["plain", size], share))
-        kinds = [(layout, False) for layout in LAYOUTS] + [("ragged", True)]
+        kinds: list[tuple[Layout, bool]] = [("ragged", False), ("eqspec", False), ("exspec", False), ("ragged", True)]
         for layout, adaptive in kinds:
             output, span = timed(
                 partial(
