@@ -8,6 +8,7 @@ from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculat
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
 from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
+from byteloom.generate.ngram import NgramModel
 from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
 
@@ -21,6 +22,7 @@ __all__ = [
     "LambdaCacheFactory",
     "LambdaLayer",
     "LambdaStream",
+    "NgramModel",
     "PromptLookup",
     "Sampling",
     "Speculation",
