@@ -224,7 +224,7 @@ def test_cached_keys_are_those_of_a_plain_pass(kind):
                 if kind == "ragged":
                     keys = rows.cache.layers[at].keys[row, :, : len(ids)]
                 else:
-                    keys = (rows._rows[row] if kind == "exspec" else rows.row(row)).states[at][0]
+                    keys = (rows._rows[row] if kind == "exspec" else rows.row(row)).keys[at]
                 assert torch.allclose(keys, layer.keys[0], atol=1e-9)
 
 

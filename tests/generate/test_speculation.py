@@ -19,6 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from byteloom.errors import InvalidInputError
 from byteloom.generate import Draft, DraftModel, Hybrid, PromptLookup, Speculation, SuffixCache
 from byteloom.generate.pace import Pace
+from byteloom.models.attention import CACHE_KEYWORD
 
 VOCABULARY = 60
 SIZES = {
@@ -336,3 +337,13 @@ def test_what_cannot_be_decoded(llama):
     )
     with pytest.raises(InvalidInputError, match="cannot be rolled back"):
         plain(mamba, ids, custom_generate=method)
+
+
+def test_what_is_returned_may_meet_gradients(llama):
+    ids = prompt()
+    output = plain(llama, ids, 8, custom_generate=Speculation(PromptLookup()), return_dict_in_generate=True)
+    cache = output.get("past_key_values", output.get("cache"))
+    logits = llama(output.sequences[:, -1:], **{CACHE_KEYWORD: cache}).logits
+    logits.sum().backward()
+    assert llama.get_input_embeddings().weight.grad is not None
+    llama.zero_grad()

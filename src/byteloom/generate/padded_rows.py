@@ -6,7 +6,7 @@ moves nothing. These are here to be compared with, and for attention that takes 
 Source: Batch Speculative Decoding Done Right, arXiv 2510.22876. Cost: besides the pass, a copy of the cache a step.
 """
 
-# Shape suffixes: B rows of a pass, Q new tokens, T cached tokens, K key-value heads, D head width, V vocabulary.
+# Shape suffixes: N layers, B rows of a pass, Q new tokens, T cached tokens, K key-value heads, D head width.
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicCache
 
+from byteloom.errors import InvalidInputError
 from byteloom.generate.rows import padded
 from byteloom.models.attention import CACHE_KEYWORD
 from byteloom.models.kvcache import attention_windows
@@ -26,37 +27,104 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PATIENCE = 8  # turns that a row waits at most before it takes part, whatever its length
+ROOM = 64  # columns that a block is made larger than it needs to be
 
 
 @dataclass
 class _Row:
-    """One sequence. states: keys and values [K, T, D] of each layer. waited: turns since its last one."""
+    """One sequence: its keys and values [N, K, T, D]. waited: turns since its last one."""
 
-    states: list[tuple[torch.Tensor, torch.Tensor]]
+    keys: torch.Tensor
+    values: torch.Tensor
     waited: int = 0
 
     @property
     def length(self) -> int:
-        return self.states[0][0].shape[1]
+        return self.keys.shape[2]
+
+
+class _Block(Cache):
+    """A left-padded batch: keys and values of all layers in two tensors [N, B, K, T, D], so that a row moves at once.
+
+    lengths: cached tokens of each row; they are the last ones of the first `columns`. A pass writes behind these.
+    """
+
+    def __init__(self, rows: Sequence[_Row]) -> None:
+        self.lengths = [row.length for row in rows]
+        self.columns = max(self.lengths)
+        self.keys, self.values = (
+            self._store([getattr(row, name) for row in rows], self.columns) for name in ("keys", "values")
+        )
+        super().__init__(layers=[_BlockLayer(self, at) for at in range(len(self.keys))])
+
+    def row(self, row: int, more: int = 0) -> _Row:
+        """The tokens of a row, and the first `more` of those that it was last given; views."""
+        start, stop = self.columns - self.lengths[row], self.columns + more
+        return _Row(self.keys[:, row, :, start:stop], self.values[:, row, :, start:stop])
+
+    def reserve(self, columns: int) -> None:
+        """Have room for so many columns."""
+        more = columns - self.keys.shape[3]
+        if more > 0:
+            widen = (0, 0, 0, more + ROOM)
+            self.keys, self.values = (torch.nn.functional.pad(store, widen) for store in (self.keys, self.values))
+
+    @staticmethod
+    def _store(parts: Sequence[torch.Tensor], columns: int) -> torch.Tensor:
+        layers, heads, _, width = parts[0].shape
+        # Zeros: what is masked must not be a NaN by chance.
+        store = parts[0].new_zeros(layers, len(parts), heads, columns + ROOM, width)
+        for row, part in enumerate(parts):
+            store[:, row, :, columns - part.shape[2] : columns] = part
+        return store
+
+
+class _BlockLayer(CacheLayerMixin):
+    is_sliding = False
+
+    def __init__(self, block: _Block, index: int) -> None:
+        super().__init__()
+        self._block = block
+        self._index = index
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing: a block is made of rows."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new columns; returns those of all."""
+        block, start = self._block, self._block.columns
+        stop = start + key_states.shape[2]
+        block.reserve(stop)
+        keys, values = block.keys[self._index], block.values[self._index]
+        keys[:, :, start:stop], values[:, :, start:stop] = key_states, value_states
+        return keys[:, :, :stop], values[:, :, :stop]
+
+    def get_seq_length(self) -> int:
+        """How many columns there are."""
+        return self._block.columns
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """How many columns the next queries may see, and 0."""
+        return self._block.columns + query_length, 0
+
+    def get_max_length(self) -> int:
+        """-1: there is no maximum."""
+        return -1
 
 
 class PaddedRows:
-    """EQSPEC: unpad, append, pad again. Columns of the cache are tokens, the last one of every row is the same column.
-
-    Raises InvalidInputError for models that keep something else than keys and values.
-    """
+    """EQSPEC: unpad, append, pad again. Raises InvalidInputError for models that keep something else than keys and
+    values of one shape in all layers."""
 
     takes_trees = False
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, rows: Sequence[_Row] = ()) -> None:
         attention_windows(model.config)  # refuses
         self.model = model
-        self._cache = DynamicCache()  # keeps all: a window is the business of the mask
-        self._lengths: list[int] = []  # cached tokens of each row, the last ones of the columns
-
-    @property
-    def _columns(self) -> int:
-        return max(self._lengths, default=0)
+        self._block = _Block(rows) if rows else None
 
     def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """See `Rows`."""
@@ -64,7 +132,7 @@ class PaddedRows:
         device = self.model.device
         ids_BQ = torch.tensor([[0] * (width - len(ids)) + list(ids) for ids in prompts], device=device)
         mask_BQ = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-        cache = DynamicCache()
+        cache = DynamicCache()  # keeps all: a window is the business of the mask
         logits_B1V: torch.Tensor = self.model(
             input_ids=ids_BQ,
             attention_mask=mask_BQ,
@@ -73,28 +141,32 @@ class PaddedRows:
             logits_to_keep=1,
             **{CACHE_KEYWORD: cache},
         ).logits
-        lengths = [len(ids) for ids in prompts]
-        new = [
-            _Row([_content(layer, row, width - length, width) for layer in cache.layers])
-            for row, length in enumerate(lengths)
-        ]
-        self._hold([*(self.row(at) for at in range(len(self._lengths))), *new])
+        if len({(layer.keys.shape, layer.values.shape) for layer in cache.layers}) > 1:
+            raise InvalidInputError(
+                f"the layers of {type(self.model).__name__} keep keys of several shapes, which cannot be padded "
+                'together; use layout="ragged"'
+            )
+        keys, values = (torch.stack([getattr(layer, name) for layer in cache.layers]) for name in ("keys", "values"))
+        starts = [width - len(ids) for ids in prompts]
+        new = [_Row(keys[:, row, :, start:], values[:, row, :, start:]) for row, start in enumerate(starts)]
+        self._block = _Block([*(self.row(row) for row in self.turn()), *new])
         return logits_B1V
 
     def turn(self) -> Sequence[int]:
         """See `Rows`: all."""
-        return range(len(self._lengths))
+        return range(len(self._block.lengths)) if self._block else ()
 
     def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
         """See `Rows`."""
+        block = self._held()
         device = self.model.device
         ids_BQ = padded(ids).to(device)
-        columns, queries = self._columns, ids_BQ.shape[1]
-        lengths_B = torch.tensor(self._lengths, device=device)
-        more: dict[str, Any] = {CACHE_KEYWORD: self._cache}
-        if min(self._lengths) < columns:
-            column_T = torch.arange(columns + queries, device=device)
-            more["attention_mask"] = (column_T >= columns - lengths_B[:, None]).long()
+        queries = ids_BQ.shape[1]
+        lengths_B = torch.tensor(block.lengths, device=device)
+        more: dict[str, Any] = {CACHE_KEYWORD: block}
+        if min(block.lengths) < block.columns:
+            column_T = torch.arange(block.columns + queries, device=device)
+            more["attention_mask"] = (column_T >= block.columns - lengths_B[:, None]).long()
         logits_BQV: torch.Tensor = self.model(
             input_ids=ids_BQ,
             position_ids=lengths_B[:, None] + torch.arange(queries, device=device),
@@ -105,43 +177,25 @@ class PaddedRows:
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
         """See `Rows`: rows that kept fewer tokens than others move to the right."""
+        block = self._held()
         kept = [len(row) for row in places]
-        old, columns = self._columns, self._columns + kept[0]
-        lengths = [length + new for length, new in zip(self._lengths, kept, strict=True)]
         if len(set(kept)) == 1:  # nothing moves
-            for layer in self._cache.layers:
-                layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]
+            block.columns += kept[0]
+            block.lengths = [length + kept[0] for length in block.lengths]
         else:
-            starts = [old - length for length in self._lengths]
-            for layer in self._cache.layers:
-                contents = [
-                    _content(layer, row, start, start + length)
-                    for row, (start, length) in enumerate(zip(starts, lengths, strict=True))
-                ]
-                layer.keys, layer.values = (_stack([content[which] for content in contents]) for which in (0, 1))
-        self._lengths = lengths
+            self._block = _Block([block.row(row, more) for row, more in enumerate(kept)])
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
-        self._hold([self.row(row) for row in rows])
+        self._block = _Block([self.row(row) for row in rows]) if rows else None
 
     def row(self, row: int, more: int = 0) -> _Row:
-        """The cached tokens of a row, and the first `more` of those that it was last given; views."""
-        start, stop = self._columns - self._lengths[row], self._columns + more
-        return _Row([_content(layer, row, start, stop) for layer in self._cache.layers])
+        """The tokens of a row, and the first `more` of those that it was last given; views."""
+        return self._held().row(row, more)
 
-    def _hold(self, rows: Sequence[_Row]) -> None:
-        self._lengths = [row.length for row in rows]
-        if not rows:
-            self._cache = DynamicCache()
-            return
-        layers = len(rows[0].states)
-        self._cache = DynamicCache(
-            [
-                (_stack([row.states[at][0] for row in rows]), _stack([row.states[at][1] for row in rows]))
-                for at in range(layers)
-            ]
-        )
+    def _held(self) -> _Block:
+        assert self._block is not None, "rows are added first"
+        return self._block
 
 
 class GroupedRows:
@@ -178,8 +232,7 @@ class GroupedRows:
             row.waited = 0 if at in self._turn else row.waited + 1
         self.turns += 1
         self.grouped += len({self._rows[at].length for at in self._turn}) == 1
-        self._batch = PaddedRows(self.model)
-        self._batch._hold([self._rows[at] for at in self._turn])
+        self._batch = PaddedRows(self.model, [self._rows[at] for at in self._turn])
         return self._turn
 
     def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
@@ -189,7 +242,7 @@ class GroupedRows:
     def keep(self, places: Sequence[Sequence[int]]) -> None:
         """See `Rows`: the rows part again."""
         for place, (at, kept) in enumerate(zip(self._turn, places, strict=True)):
-            self._rows[at].states = _copy(self._batch.row(place, len(kept))).states
+            self._rows[at] = _copy(self._batch.row(place, len(kept)))
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
@@ -206,21 +259,6 @@ class GroupedRows:
         return waiting[: self.size]
 
 
-def _content(layer: Any, row: int, start: int, stop: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return layer.keys[row, :, start:stop], layer.values[row, :, start:stop]
-
-
 def _copy(row: _Row) -> _Row:
     """The row on its own: a view would keep the whole batch in memory."""
-    return _Row([(keys.clone(), values.clone()) for keys, values in row.states])
-
-
-def _stack(parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """States [K, T, D] side by side, [B, K, longest, D], the shorter ones with zeros in front."""
-    if len({part.shape[1] for part in parts}) == 1:
-        return torch.stack(list(parts))
-    width = max(part.shape[1] for part in parts)
-    stacked = parts[0].new_zeros(len(parts), parts[0].shape[0], width, parts[0].shape[2])
-    for row, part in enumerate(parts):
-        stacked[row, :, width - part.shape[1] :] = part
-    return stacked
+    return _Row(row.keys.clone(), row.values.clone())

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from byteloom.errors import InvalidInputError
-from byteloom.models.attention import CACHE_KEYWORD
-from byteloom.models.kvcache import RaggedCache
+from byteloom.errors import InvalidInputError, UnsupportedPositionError
+from byteloom.models.attention import CACHE_KEYWORD, attach
+from byteloom.models.kvcache import RaggedCache, attention_windows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +61,7 @@ class OneRow:
         if self.cache.layers and all(self.cache.is_linear):  # such a cache does not even know its length
             self._refuse()
         self.length = int(self.cache.get_seq_length())
+        self._device = model.device
         self._fed = 0  # tokens of the last forward
         if self.length:
             self._prepare_to_crop()
@@ -77,15 +78,14 @@ class OneRow:
 
         parents: for each token the one before it, -1 for the end of what was read; None: each follows the other.
         """
-        device = self.model.device
         is_first = self.length == 0
         more: dict[str, Any] = {CACHE_KEYWORD: self.cache}
         if parents is not None:
             seen_QQ, depths = _ancestors(parents)
-            more["position_ids"] = torch.tensor([depths], device=device) + self.length
+            more["position_ids"] = torch.tensor([depths], device=self._device) + self.length
             more["attention_mask"] = self._mask(seen_QQ)
         output = self.model(
-            input_ids=torch.tensor([ids], device=device), use_cache=True, logits_to_keep=int(last), **more
+            input_ids=torch.tensor([ids], device=self._device), use_cache=True, logits_to_keep=int(last), **more
         )
         self._fed = len(ids)
         self.length += len(ids)
@@ -98,7 +98,7 @@ class OneRow:
         """Keep these of the tokens that were last given, a path in rising order, and forget the others."""
         start, kept = self.length - self._fed, len(places)
         if list(places) != list(range(kept)):
-            columns = torch.tensor([start + place for place in places], device=self.model.device)
+            columns = torch.tensor([start + place for place in places], device=self._device)
             for layer in self.cache.layers:
                 for states in (layer.keys, layer.values):
                     states[:, :, start : start + kept] = states[:, :, columns]
@@ -123,7 +123,7 @@ class OneRow:
 
     def _mask(self, seen_QQ: torch.Tensor) -> torch.Tensor:
         past_QT = torch.ones(len(seen_QQ), self.length, dtype=torch.bool)
-        seen_QT = torch.cat([past_QT, seen_QQ], dim=1).to(self.model.device)
+        seen_QT = torch.cat([past_QT, seen_QQ], dim=1).to(self._device)
         if self.model.config._attn_implementation == "sdpa":
             return seen_QT[None, None]
         lowest = torch.finfo(self.model.dtype).min
@@ -174,7 +174,7 @@ class SeparateRows:
     def forward(self, ids: Sequence[Sequence[int]], parents: Sequence[Sequence[int] | None]) -> torch.Tensor:
         """See `Rows`."""
         logits = [row.forward(new, before) for row, new, before in zip(self.rows, ids, parents, strict=True)]
-        return torch.nn.utils.rnn.pad_sequence(logits, batch_first=True)
+        return logits[0][None] if len(logits) == 1 else torch.nn.utils.rnn.pad_sequence(logits, batch_first=True)
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
         """See `Rows`."""
@@ -189,7 +189,8 @@ class SeparateRows:
 class RaggedRows:
     """Rows of different lengths in one forward pass, none of them padded or moved: the layout to use.
 
-    Raises InvalidInputError as `RaggedCache` does.
+    While there are rows, byteloom's attention is attached to the model where it has plain SDPA attention: with a mask
+    that of transformers copies the keys for each head of a group. Raises InvalidInputError as `RaggedCache` does.
     """
 
     takes_trees = False
@@ -197,9 +198,13 @@ class RaggedRows:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.cache = RaggedCache(model.config, 0)
+        windows = any(attention_windows(model.config))
+        self._attaches = model.config._attn_implementation == "sdpa" and not windows
+        self._attachment: attach | None = None
 
     def add(self, prompts: Sequence[Sequence[int]]) -> torch.Tensor:
         """See `Rows`."""
+        self._attach()
         new = RaggedCache(self.model.config, len(prompts))
         lengths_B = torch.tensor([len(prompt) for prompt in prompts])
         ends_U, end_B = (lengths_B - 1).unique(return_inverse=True)  # the model computes logits for these alone
@@ -227,6 +232,16 @@ class RaggedRows:
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
         self.cache.compact(torch.tensor(rows, dtype=torch.long))
+        if not rows and self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+
+    def _attach(self) -> None:
+        if self._attaches and self._attachment is None:
+            try:
+                self._attachment = attach(self.model)
+            except UnsupportedPositionError:  # its own attention serves as well
+                self._attaches = False
 
 
 def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:

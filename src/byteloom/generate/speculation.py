@@ -34,6 +34,7 @@ from byteloom.models.attention import CACHE_KEYWORD
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.cache_utils import Cache
     from transformers.generation.streamers import BaseStreamer
 
 
@@ -103,9 +104,11 @@ class Speculation:
                 pass
         finally:
             engine.close()
+            if kept:
+                _release_from_inference(kept[0].cache)
         if self.streamer is not None:
             self.streamer.end()
-        self.statistics.plain_forwards += max(text.written for text in texts)
+        self.statistics.plain_forwards += max(len(text.new_ids) for text in texts)
         ids_BL = _rectangle([text.ids for text in texts], generation_config)
         if generation_config.return_dict_in_generate:
             return GenerateDecoderOnlyOutput(sequences=ids_BL, **{CACHE_KEYWORD: kept[0].cache if kept else None})
@@ -153,6 +156,15 @@ def rows_of(model: PreTrainedModel) -> Rows:
         stacklevel=3,
     )
     return SeparateRows(model)
+
+
+def _release_from_inference(cache: Cache) -> None:
+    """Let the states of a cache be ordinary tensors again, which may meet ones that need a gradient."""
+    for layer in cache.layers:
+        for name in ("keys", "values"):
+            states = getattr(layer, name, None)
+            if states is not None and states.is_inference():
+                setattr(layer, name, states.clone())
 
 
 def _rectangle(rows: list[torch.Tensor], config: GenerationConfig) -> torch.Tensor:

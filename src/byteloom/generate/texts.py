@@ -47,21 +47,21 @@ class Rule:
             return int(scores_1V.argmax(-1))
         return int(torch.multinomial(scores_1V.softmax(-1), 1, generator=generator))
 
-    def finish(self, token: int, text_1L: torch.Tensor) -> Finish | None:
-        """Why the text ends with this token, its last; None where it goes on."""
-        if token in self.ends:
+    def finish(self, text: Text) -> Finish | None:
+        """Why the text ends with its last token; None where it goes on."""
+        if text.last in self.ends:
             return "stop"
-        if text_1L.shape[1] >= self.max_length:
+        if text.size >= self.max_length:
             return "length"
-        return "stop" if self.others and bool(self.others(text_1L, None).any()) else None
+        return "stop" if self.others and bool(self.others(text.ids[None], None).any()) else None
 
 
 class Text:
     """A text while it is written.
 
     ids: its first tokens, int64 [L], padding included where there is any, for logits processors and stopping criteria
-    see all; prompt: what the model reads of them. generator: for sampling. new: the tokens of the last step. written:
-    how many tokens came behind the first. last: the newest token. finish: why it ended, None while it goes on.
+    see all; prompt: what the model reads of them. generator: for sampling. new_ids: what was written behind them; new:
+    of these, the tokens of the last step. finish: why it ended, None while it goes on.
     """
 
     def __init__(
@@ -74,30 +74,41 @@ class Text:
     ) -> None:
         self.prompt = prompt
         self.rule = rule
+        self.new_ids: list[int] = []
         self.new: list[int] = []
-        self.written = 0
         self.finish: Finish | None = None
-        self.last = prompt[-1]
         self._vocabulary = int(model.config.get_text_config().vocab_size)
         self._window = getattr(model.config, "max_position_embeddings", None) or ENDLESS
-        self._size = len(ids_L)
-        self._buffer_L = torch.cat([ids_L, ids_L.new_zeros(64)])
+        self._first = self._filled = len(ids_L)
+        self._buffer_L = ids_L
         self._generator = generator
 
     @property
-    def ids(self) -> torch.Tensor:
-        """All tokens of the text, int64 [L]."""
-        return self._buffer_L[: self._size]
+    def last(self) -> int:
+        """The newest token."""
+        return self.new_ids[-1] if self.new_ids else self.prompt[-1]
 
     @property
-    def new_ids(self) -> list[int]:
-        """All tokens that were written so far."""
-        return self._buffer_L[self._size - self.written : self._size].tolist()
+    def size(self) -> int:
+        """How many tokens `ids` has."""
+        return self._first + len(self.new_ids)
+
+    @property
+    def ids(self) -> torch.Tensor:
+        """All tokens of the text, int64 [L]; a view, until the next token."""
+        if self.size > len(self._buffer_L):
+            with torch.inference_mode(False):  # the caller of `generate` gets it
+                self._buffer_L = torch.cat([self._buffer_L, self._buffer_L.new_zeros(self.size)])
+        unfilled = self.new_ids[self._filled - self._first :]
+        if unfilled:  # a tensor is made when somebody asks for it: most texts never need one before their end
+            self._buffer_L[self._filled : self.size] = torch.tensor(unfilled)
+            self._filled = self.size
+        return self._buffer_L[: self.size]
 
     def budget(self) -> int:
         """How long a draft may be: what the model adds itself must fit behind it, and the window ends somewhere."""
-        read = len(self.prompt) + self.written - 1
-        return max(0, min(self.rule.max_length - self._size, self._window - read) - 1)
+        read = len(self.prompt) + len(self.new_ids) - 1
+        return max(0, min(self.rule.max_length - self.size, self._window - read) - 1)
 
     def usable(self, draft: Draft, *, trees: bool) -> Draft:
         """The part of a draft that can be verified."""
@@ -125,19 +136,11 @@ class Text:
                 token = self.rule.choose(self.ids[None], logits_QV[at + 1], self._generator)
             else:
                 token = choices[at + 1]
-            self._append(token)
-            self.finish = self.rule.finish(token, self.ids[None])
+            self.new.append(token)
+            self.new_ids.append(token)
+            self.finish = self.rule.finish(self)
             at = None if self.finish else children.get((at, token))
         return kept
-
-    def _append(self, token: int) -> None:
-        if self._size == len(self._buffer_L):
-            self._buffer_L = torch.cat([self._buffer_L, torch.zeros_like(self._buffer_L)])
-        self._buffer_L[self._size] = token
-        self._size += 1
-        self.written += 1
-        self.last = token
-        self.new.append(token)
 
 
 def _best_path(draft: Draft) -> Draft:

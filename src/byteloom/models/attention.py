@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 NAME = "byteloom"  # of the attention implementation
 QUERY_BLOCK = 256  # queries that share one mask
+PACKED = 64  # queries up to which the heads of a group are packed, each with its copy of the mask
 
 # transformers renamed the argument of every model, and of generate, in 5.24.
 CACHE_KEYWORD = "cache" if "cache" in inspect.signature(create_causal_mask).parameters else "past_key_values"
@@ -144,6 +145,8 @@ def attend(
             scale=scaling,
             enable_gqa=query_BHQD.shape[1] > key_BKTD.shape[1],
         )
+    if whole and bias_BKT is None and softcap is None and queries <= QUERY_BLOCK:  # a step of decoding: no detours
+        return _sdpa(query_BHQD, key_BKTD, value_BKTD, scaling, mask, None)
     outputs = []
     for start in range(0, queries, QUERY_BLOCK):
         stop = min(start + QUERY_BLOCK, queries)
@@ -375,13 +378,15 @@ def _sdpa(
     )
     if mask is not None and mask.dtype != torch.bool and query_BHQD.device.type != "cpu":
         mask = mask.to(query_BHQD.dtype)
-    if queries == 1 and groups > 1:
+    if groups > 1 and (queries == 1 or (mask is not None and queries <= PACKED)):
         # The query heads of one key-value head become its queries: no key is repeated.
         if mask is not None and mask.shape[1] > 1:
-            mask = mask.reshape(mask.shape[0], kv_heads, groups, -1)
-        packed_BKGD = query_BHQD.reshape(batch, kv_heads, groups, width)
+            mask = mask.expand(-1, -1, queries, -1).reshape(mask.shape[0], kv_heads, groups * queries, -1)
+        elif mask is not None and mask.shape[2] > 1:
+            mask = mask.repeat(1, 1, groups, 1)
+        packed_BKGD = query_BHQD.reshape(batch, kv_heads, groups * queries, width)
         output = F.scaled_dot_product_attention(packed_BKGD, key_BKTD, value_BKTD, attn_mask=mask, scale=scaling)
-        return output.reshape(batch, heads, 1, -1)
+        return output.reshape(batch, heads, queries, -1)
     if groups > 1 and mask is not None and query_BHQD.device.type == "cuda":
         # With both a mask and grouped heads CUDA falls back to materialising the scores.
         key_BKTD, value_BKTD = (part.repeat_interleave(groups, dim=1) for part in (key_BKTD, value_BKTD))
