@@ -2,6 +2,7 @@
 
 Faster: `Speculation` with a drafter, such as a `SuffixCache`, as the `custom_generate` of `model.generate`.
 Further: `LambdaCacheFactory` and `extend`.
+Several at once: `superposed_generate` with an `NgramModel`, or `Superposed` as the `custom_generate`.
 """
 
 from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
@@ -11,6 +12,13 @@ from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, 
 from byteloom.generate.ngram import NgramModel
 from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
+from byteloom.generate.superposed import (
+    Superposed,
+    SuperposedConfig,
+    SuperposedOutput,
+    superposed_generate,
+    tune_superposed,
+)
 
 __all__ = [
     "BatchEngine",
@@ -28,6 +36,11 @@ __all__ = [
     "Speculation",
     "Statistics",
     "SuffixCache",
+    "Superposed",
+    "SuperposedConfig",
+    "SuperposedOutput",
     "extend",
     "speculate_batch",
+    "superposed_generate",
+    "tune_superposed",
 ]

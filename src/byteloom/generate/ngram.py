@@ -127,14 +127,14 @@ class NgramModel:
         for all histories, or [G, S] where the first K / G histories have the first row, and so on.
         """
         last = self.max_order - 1
-        if isinstance(histories, np.ndarray) and histories.shape[1] >= last:
-            histories_KN = np.ascontiguousarray(histories[:, -last:]).astype(np.uint32)
+        histories_KN = np.full((len(histories), last), _NOTHING, np.uint32)
+        if isinstance(histories, np.ndarray):
+            used_KN = histories[:, -last:].astype(np.uint32)  # -1 becomes _NOTHING
+            histories_KN[:, last - used_KN.shape[1] :] = used_KN
         else:
-            histories_KN = np.full((len(histories), last), _NOTHING, np.uint32)
             for row, history in zip(histories_KN, histories, strict=True):
-                if len(history):
-                    end = np.asarray(history[-last:], np.int64)
-                    row[-len(end) :] = end.astype(np.uint32)
+                used = np.asarray(history[-last:], np.int64).astype(np.uint32)
+                row[last - len(used) :] = used
         candidates_GS = np.atleast_2d(np.ascontiguousarray(candidates)).astype(np.uint32)
         probabilities_KS: npt.NDArray[np.float32] = self._table.query(histories_KN, candidates_GS, self.weights)
         return probabilities_KS
