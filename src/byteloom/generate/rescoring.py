@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Drafts = Sequence[Sequence[Sequence[int]]]  # token ids: of B texts, K drafts of any lengths of at least 1
 
 
+@torch.no_grad()
 def plain_log_probs(
     model: PreTrainedModel, ids_BL: torch.Tensor, mask_BL: torch.Tensor | None, drafts: Drafts
 ) -> torch.Tensor:
@@ -45,6 +46,7 @@ def plain_log_probs(
     return log_probs_RQ.where(is_draft_RQ, 0.0).sum(1).reshape(-1, copies)
 
 
+@torch.no_grad()
 def tree_log_probs(
     model: PreTrainedModel, cache: Cache, past_BL: torch.Tensor, first_BV: torch.Tensor, drafts: Drafts
 ) -> torch.Tensor:

@@ -436,13 +436,15 @@ class _Reader:
 
     def log_probs(self, first_BV: torch.Tensor, drafts: Drafts) -> torch.Tensor:
         """What the model itself gives the drafts, [B, K]. first: logits behind the prompts."""
-        self.forwards += 1
         if has_window(self.model) or not takes_trees(self.model, self.cache):
+            self.forwards += 1
             return plain_log_probs(self.model, self.input_ids, self.mask_BL, drafts)
         self.forget(self.input_ids.shape[1])
         past_BL = torch.ones_like(self.input_ids) if self.mask_BL is None else self.mask_BL
         log_probs_BK = tree_log_probs(self.model, self.cache, past_BL.bool().cpu(), first_BV, drafts)
-        self.length = int(self.cache.get_seq_length())
+        read = int(self.cache.get_seq_length()) - self.length  # nothing where all drafts have one token
+        self.forwards += read > 0
+        self.length += read
         return log_probs_BK
 
 
