@@ -2,14 +2,23 @@
 
 Faster: `Speculation` with a drafter, such as a `SuffixCache`, as the `custom_generate` of `model.generate`.
 Further: `LambdaCacheFactory` and `extend`.
+Several at once: `superposed_generate` with an `NgramModel`, or `Superposed` as the `custom_generate`.
 """
 
 from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
 from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
+from byteloom.generate.ngram import NgramModel
 from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
+from byteloom.generate.superposed import (
+    Superposed,
+    SuperposedConfig,
+    SuperposedOutput,
+    superposed_generate,
+    tune_superposed,
+)
 
 __all__ = [
     "BatchEngine",
@@ -21,11 +30,17 @@ __all__ = [
     "LambdaCacheFactory",
     "LambdaLayer",
     "LambdaStream",
+    "NgramModel",
     "PromptLookup",
     "Sampling",
     "Speculation",
     "Statistics",
     "SuffixCache",
+    "Superposed",
+    "SuperposedConfig",
+    "SuperposedOutput",
     "extend",
     "speculate_batch",
+    "superposed_generate",
+    "tune_superposed",
 ]
