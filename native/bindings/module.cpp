@@ -2,6 +2,7 @@
 
 #include "bindings/bpe.hpp"
 #include "bindings/coding.hpp"
+#include "bindings/ngram.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
 #include "bindings/suffix.hpp"
@@ -13,4 +14,5 @@ NB_MODULE(_native, module) {
     byteloom::bind_coding(module);
     byteloom::bind_subword(module);
     byteloom::bind_suffix(module);
+    byteloom::bind_ngram(module);
 }

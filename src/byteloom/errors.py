@@ -29,6 +29,10 @@ class CacheStateError(ByteloomError, RuntimeError):
     """A key-value cache cannot do this in its present state."""
 
 
+class ModelOutputError(ByteloomError, RuntimeError):
+    """A model gives numbers that nothing can be made of."""
+
+
 class FileError(ByteloomError, OSError):
     """A file or folder cannot be read or written."""
 

@@ -72,7 +72,7 @@ def test_a_foreign_file_is_named(tmp_path: Path, text: str) -> None:
 def test_json_is_plain(tmp_path: Path) -> None:
     fields = json.loads(save_result(a_result(), tmp_path).read_text())
     assert fields["numbers"]["files"] == {"value": 3, "unit": ""}
-    assert list(fields) == ["method", "scale", "numbers", "rows", "machine", "seconds", "notes"]
+    assert list(fields) == ["method", "scale", "numbers", "rows", "machine", "seconds", "notes", "plots"]
 
 
 def test_cards_have_the_scales_that_tests_and_laptops_run() -> None:

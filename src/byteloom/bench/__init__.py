@@ -10,12 +10,13 @@ tests run; "cpu" at most ten minutes on two cores; "gpu" at most twenty minutes 
 
 from byteloom.bench.catalogue import Benchmark, Progress, benchmark, benchmarks
 from byteloom.bench.render import render_methods, render_results
-from byteloom.bench.result import Card, Figure, Result, Scale, load_results, save_result
+from byteloom.bench.result import Card, Figure, Plot, Result, Scale, load_results, save_result
 
 __all__ = [
     "Benchmark",
     "Card",
     "Figure",
+    "Plot",
     "Progress",
     "Result",
     "Scale",

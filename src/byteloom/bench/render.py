@@ -9,6 +9,7 @@ from byteloom.bench.catalogue import benchmarks
 from byteloom.bench.result import Card, Figure, Result, Row, load_results
 from byteloom.files import StrPath
 
+PICTURES = "images/results"  # beside the page
 _RESULTS_HEAD = """\
 # Results
 
@@ -96,6 +97,11 @@ def _render_result(result: Result) -> str:
     for table, rows in groupby(result.rows, key=lambda row: row["table"]):
         parts.append(f"#### {table}\n")
         parts.append(_rows(list(rows)))
+        parts.extend(
+            f"![{plot.y} over {plot.x}, by {plot.by}]({PICTURES}/{result.picture(plot)})\n"
+            for plot in result.plots
+            if plot.table == table
+        )
     if result.notes:
         parts.append("".join(f"- {note}\n" for note in result.notes))
     return "\n".join(parts)

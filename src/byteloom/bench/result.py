@@ -50,12 +50,23 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Plot:
+    """A picture of one table: y over x, a line for each value of the column `by`; the axes in `log` are logarithmic."""
+
+    table: str
+    x: str
+    y: str
+    by: str
+    log: str = ""  # "x", "y" or "xy"
+
+
+@dataclass(frozen=True)
 class Result:
     """One run of one benchmark.
 
     `numbers` are the few figures that matter, by name. `rows` are the tables behind them: each row names its
-    table under "table", its other keys are the columns. `notes` say what else a reader must know: what was
-    measured on what, and what could not be.
+    table under "table", its other keys are the columns. `plots` draw some of these. `notes` say what else a reader must
+    know: what was measured on what, and what could not be.
     """
 
     method: str
@@ -65,12 +76,17 @@ class Result:
     machine: dict[str, Any]
     seconds: float
     notes: list[str] = field(default_factory=list)
+    plots: list[Plot] = field(default_factory=list)
 
     @property
     def file_name(self) -> str:
         """`method-scale-machine.json`: a second run on the same kind of machine replaces the first."""
         machine = "-".join(str(self.machine[key]) for key in ("device", "cpu", "cores"))
         return f"{self.method}-{self.scale}-{re.sub(r'[^a-z0-9]+', '-', machine.lower()).strip('-')}.json"
+
+    def picture(self, plot: Plot) -> str:
+        """The file name of a plot: that of the result with its number."""
+        return f"{self.file_name.removesuffix('.json')}-{1 + self.plots.index(plot)}.svg"
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts and lists; numbers keep six significant digits, and missing bounds are left out."""
@@ -87,7 +103,8 @@ class Result:
     def from_json(cls, fields: dict[str, Any]) -> Result:
         """The inverse of `to_json`. Raises KeyError or TypeError where the fields are not a result's."""
         numbers = {name: Figure(**figure) for name, figure in fields["numbers"].items()}
-        return cls(**{**fields, "numbers": numbers})
+        plots = [Plot(**plot) for plot in fields.get("plots", [])]
+        return cls(**{**fields, "numbers": numbers, "plots": plots})
 
 
 def save_result(result: Result, folder: StrPath) -> Path:

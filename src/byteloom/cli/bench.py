@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
@@ -80,7 +81,9 @@ def _print(result: Result) -> None:
 
 def _rewrite_docs(results: Path) -> None:
     """In a checkout, where results/ and docs/ are neighbours, keep the generated pages true."""
-    from byteloom.bench import render_methods, render_results
+    from byteloom.bench.draw import draw
+    from byteloom.bench.render import PICTURES, render_methods, render_results
+    from byteloom.bench.result import load_results
     from byteloom.files import atomic_write
 
     docs = results.resolve().parent / "docs"
@@ -88,3 +91,7 @@ def _rewrite_docs(results: Path) -> None:
         if (docs / name).exists():
             with atomic_write(docs / name, "w") as file:
                 file.write(text)
+    if (docs / "results.md").exists() and find_spec("matplotlib") is not None:
+        for result in load_results(results):
+            for plot in result.plots:
+                draw(result, plot, docs / PICTURES / result.picture(plot))
