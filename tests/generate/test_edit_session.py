@@ -233,12 +233,14 @@ def test_the_number_of_forwards(monkeypatch):
     assert calls == [4, 1, 1, 1]
 
 
-def test_keys_turn_once_a_prediction():
+def test_keys_turn_once_a_prediction_and_in_place():
     session = EditSession(tiny("Llama"), OLD)
+    size, places = session.nbytes(), [layer.values.data_ptr() for layer in session._cache.layers]
     for at in range(5):
         session.apply([Edit(20 + at, 20 + at, (3,))])
     assert session._slots.shifts.max() == 0
     session.logits()
+    assert session.nbytes() == size and [layer.values.data_ptr() for layer in session._cache.layers] == places
     assert session._slots.shifts.max() == 1 and (session._slots.turned == session._slots.position).all()
 
 

@@ -63,7 +63,7 @@ class _Plan:
 
 _PLANS: dict[Scale, _Plan] = {
     "smoke": _Plan(6, 3, 3, 2, 64, (128, 256)),
-    "cpu": _Plan(300, 60, 24, 8, 512, (2048, 4096, 8192)),
+    "cpu": _Plan(300, 60, 48, 8, 512, (2048, 4096, 8192)),
 }
 
 LARGEST_EDIT = 60  # tokens
