@@ -59,7 +59,7 @@ class EditSession:
     ids: the text, read at once. refresh: how many tokens behind each edit are encoded again, so that they see it; 0 is
     the method of the paper, and what exceeds the text is exact. max_shifts: in 16-bit types a key that was turned so
     often is encoded again, before rounding adds up; None: never.
-    seconds: "diff", "rotate" and "encode" of all calls so far.
+    seconds: "diff", "rotate" and "encode" of all calls so far, without what `generate` takes to write.
     Raises UnsupportedPositionError for a model whose keys cannot be turned, InvalidInputError for one in training mode,
     and all methods InvalidInputError for ids that the model does not have and texts longer than its window.
     """
@@ -160,6 +160,7 @@ class EditSession:
                     ids_BT,
                     attention_mask=torch.ones_like(ids_BT),
                     max_new_tokens=max_new_tokens,
+                    return_dict_in_generate=False,
                     **{CACHE_KEYWORD: self._cache},
                     **options,
                 )
