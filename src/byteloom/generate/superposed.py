@@ -310,8 +310,7 @@ class _Drafts:
 
     def shares(self) -> Floats:
         """The probability of each living draft among those of its prompt, [B, K]; 0 where none lives."""
-        peak_B1 = self.scores_BK.max(axis=1, keepdims=True)
-        weight_BK = np.exp(self.scores_BK - np.where(np.isneginf(peak_B1), 0.0, peak_B1))
+        weight_BK = np.exp(self.scores_BK - np.maximum(self.scores_BK[:, :1], -1e300))  # the first is the best
         shares_BK: Floats = weight_BK / np.maximum(weight_BK.sum(axis=1, keepdims=True), 1e-300)
         return shares_BK
 
@@ -357,7 +356,8 @@ class _Drafts:
         seen_BKS = q_BKS > 0
         # What follows no draft is the last resort; what fits a draft that has better is the very last.
         penalty_BK1 = self.config.penalty * (1 + seen_BKS.any(axis=2, keepdims=True))
-        return model_B1S + np.where(seen_BKS, alpha * np.log(np.where(seen_BKS, q_BKS, 1.0)), -penalty_BK1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return model_B1S + np.where(seen_BKS, alpha * np.log(q_BKS), -penalty_BK1)
 
     def _take_out_ended(self, order_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> Tokens:
         """Move the drafts that end with these candidates to the finished ones; the order of all others, they last."""
@@ -515,16 +515,18 @@ def _top(logits_BV: torch.Tensor, candidates: int, step: int) -> tuple[Floats, T
             f"the model's logits are not finite at step {step}; look at its weights and precision, or at the logits "
             "processors"
         )
-    order_BS = np.lexsort((tokens_BS, -logits_BS), axis=1)
-    return np.take_along_axis(logits_BS, order_BS, 1), np.take_along_axis(tokens_BS, order_BS, 1)
+    if (logits_BS[:, 1:] == logits_BS[:, :-1]).any():  # topk leaves equal ones in any order
+        order_BS = np.lexsort((tokens_BS, -logits_BS), axis=1)
+        tokens_BS = np.take_along_axis(tokens_BS, order_BS, 1)
+    return logits_BS, tokens_BS
 
 
 def _superposition(model: PreTrainedModel, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
     """The embeddings of the tokens, weighted and summed: [B, 1, H]."""
     embedded_BKH = model.get_input_embeddings()(torch.from_numpy(tokens_BK).to(model.device))
     wide = torch.promote_types(embedded_BKH.dtype, torch.float32)
-    shares_BK1 = torch.from_numpy(shares_BK).to(embedded_BKH.device, wide)[:, :, None]
-    return (shares_BK1 * embedded_BKH.to(wide)).sum(1, keepdim=True).to(embedded_BKH.dtype)
+    shares_B1K = torch.from_numpy(shares_BK[:, None]).to(embedded_BKH.device, wide)
+    return (shares_B1K @ embedded_BKH.to(wide)).to(embedded_BKH.dtype)
 
 
 def _sequences(input_ids: torch.Tensor, drafts: Drafts, filler: int) -> torch.Tensor:
