@@ -13,6 +13,10 @@ class InvalidInputError(ByteloomError, ValueError):
     """An argument, or the content of an input, cannot be used."""
 
 
+class InvalidTypeError(ByteloomError, TypeError):
+    """An argument is of another type than what is asked for, such as text in the place of token ids."""
+
+
 class UnsupportedPositionError(InvalidInputError):
     """The positions of a model cannot be moved: not rotary, changing with the length, or hidden in its attention."""
 

@@ -150,3 +150,34 @@ def test_help_needs_no_torch():
     import subprocess
 
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_many_prompts_give_a_line_each(folder, tmp_path):
+    lines = ['"abc"', '{"prompt": "x"}', "", '{"hex": "7f45ff"}']
+    (tmp_path / "prompts").write_text("\n".join(lines))
+    options = [folder, "--prompts", tmp_path / "prompts", "--max-new-tokens", "9", "--batch-size", "2", "--seed", "1"]
+    texts = [json.loads(line) for line in call(*options).stdout.splitlines()]
+    assert sorted(text["prompt"] for text in texts) == [0, 1, 2]
+    assert all(text["new_tokens"] == 9 and ("text" in text) != ("hex" in text) for text in texts if not text["ended"])
+    for layout in ("eqspec", "exspec"):
+        call(*options, "--layout", layout, "--output", tmp_path / layout)
+    ordered = [json.loads(line) for line in (tmp_path / "eqspec").read_text().splitlines()]
+    assert ordered == sorted(texts, key=lambda text: text["prompt"])
+    assert (tmp_path / "exspec").read_bytes() == (tmp_path / "eqspec").read_bytes()
+    facts = json.loads(call(*options, "--draft", "lookup", "--json").stdout)
+    assert facts["texts"] == ordered and facts["speculation"]["tokens"] == sum(text["new_tokens"] for text in ordered)
+    greedy = json.loads(call(*options, "--temperature", "0", "--draft", "suffix", "--json").stdout)["texts"]
+    alone = call(folder, "--prompt", "abc", "--max-new-tokens", "9", "--temperature", "0", "--json")
+    data = bytes.fromhex(json.loads(alone.stdout)["hex"])
+    assert data == (bytes.fromhex(greedy[0]["hex"]) if "hex" in greedy[0] else greedy[0]["text"].encode())
+
+
+def test_prompts_that_cannot_be_read_are_named(folder, tmp_path):
+    for line in ("abc", "[1]", '{"hex": "7"}', '{"text": "a"}', "3"):
+        (tmp_path / "prompts").write_text('"a"\n' + line)
+        with pytest.raises(InvalidInputError, match=r"line 2 of .* is no prompt"):
+            call(folder, "--prompts", tmp_path / "prompts")
+    with pytest.raises(InvalidInputError, match="give one prompt, or many"):
+        call(folder, "--prompts", tmp_path / "prompts", "--prompt", "a")
+    (tmp_path / "prompts").write_text("")
+    assert call(folder, "--prompts", tmp_path / "prompts").stdout == ""

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import sys
+import time
+from enum import StrEnum
+from json import dumps, loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from byteloom.cli.console import JsonFlag, err, out, print_json
+from byteloom.cli.console import JsonFlag, err, out, print_json, progress
 from byteloom.errors import InvalidInputError
 from byteloom.files import atomic_write, open_bytes
 
 if TYPE_CHECKING:
     from byteloom.generate import Statistics
     from byteloom.tasks.continuation import Continuation
+
+
+class _Layout(StrEnum):
+    ragged = "ragged"
+    eqspec = "eqspec"
+    exspec = "exspec"
 
 
 def generate(
@@ -24,6 +33,22 @@ def generate(
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="Continue this text, as UTF-8.")] = None,
     prompt_hex: Annotated[str | None, typer.Option(metavar="HEX", help='Continue these bytes: "7f454c46".')] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help='Continue many prompts, a JSON line each: "text", {"prompt": "text"} or {"hex": "7f45"}; - reads '
+            "standard input. Gives a JSON line for each, as it ends.",
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Of --prompts: texts that are written at once.")] = 8,
+    layout: Annotated[
+        _Layout,
+        typer.Option(
+            help="Of --prompts: how a batch is held. ragged is the fastest; eqspec (realigned) and exspec (grouped by "
+            "length) are the published ways, to compare."
+        ),
+    ] = _Layout.ragged,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to write at most.")] = 256,
     temperature: Annotated[
         float, typer.Option(help="Below 1 more probable, above 1 more surprising; 0: greedy.")
@@ -56,7 +81,25 @@ def generate(
 
     Example: head -c 600 /bin/ls | byteloom generate DIR --prompt-file - --max-new-tokens 100
     Faster where text repeats: byteloom generate DIR --prompt-file main.c --draft suffix --cache answers.sfx --stats
+    Many prompts: byteloom generate DIR --prompts prompts.jsonl --batch-size 16 --draft suffix -o texts.jsonl
     """
+    if prompts is not None:
+        if any(value is not None for value in (prompt_file, prompt, prompt_hex)):
+            raise InvalidInputError("give one prompt, or many with --prompts")
+        _generate_many(
+            folder,
+            _prompts(prompts),
+            output,
+            json=json,
+            stats=stats,
+            batch_size=batch_size,
+            layout=layout.value,
+            max_new_tokens=max_new_tokens,
+            draft=draft,
+            cache=cache,
+            sampling=(temperature, top_k, top_p, seed),
+        )
+        return
     data = _prompt(prompt_file, prompt, prompt_hex)
     from byteloom.tasks.continuation import continue_bytes
 
@@ -105,6 +148,71 @@ def generate(
             err.print("--stats is about drafts; give --draft too")
         else:
             _show_facts(_facts(result.statistics))
+
+
+def _generate_many(
+    folder: Path,
+    prompts: list[bytes],
+    output: Path | None,
+    *,
+    json: bool,
+    stats: bool,
+    sampling: tuple[float, int, float, int],
+    **options: Any,
+) -> None:
+    """Write a JSON line for each text: as it ends on standard output, in the order of the prompts into a file."""
+    from byteloom.generate import Sampling
+    from byteloom.tasks.continuation import continue_many
+
+    began = time.perf_counter()
+    lines: dict[int, dict[str, Any]] = {}
+    statistics = None
+    with progress() as report:
+        for number, text in continue_many(folder, prompts, sampling=Sampling(*sampling), progress=report, **options):
+            lines[number] = _line(number, text)
+            statistics = text.statistics
+            if output is None and not json:
+                typer.echo(dumps(lines[number], ensure_ascii=False))
+    ordered = [lines[number] for number in sorted(lines)]
+    seconds = time.perf_counter() - began
+    if output is not None:
+        with atomic_write(output, "w") as file:
+            file.writelines(dumps(line, ensure_ascii=False) + "\n" for line in ordered)
+    facts = {} if statistics is None else _facts(statistics)
+    if json:
+        print_json({"texts": ordered, "seconds": seconds, "speculation": facts})
+        return
+    tokens = sum(line["new_tokens"] for line in ordered)
+    err.print(f"{len(ordered):,} texts, {tokens:,} tokens in {seconds:,.1f} s, {tokens / seconds:,.0f} a second")
+    if stats and facts:
+        _show_facts(facts)
+
+
+def _line(number: int, text: Continuation) -> dict[str, Any]:
+    facts = {"prompt": number, "new_tokens": len(text.ids), "ended": text.ended}
+    try:
+        return facts | {"text": text.data.decode()}
+    except UnicodeDecodeError:
+        return facts | {"hex": text.data.hex()}
+
+
+def _prompts(name: str) -> list[bytes]:
+    data = sys.stdin.buffer.read() if name == "-" else bytes(open_bytes(name))
+    found = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = loads(line)
+            if isinstance(value, dict) and "hex" in value:
+                found.append(bytes.fromhex(value["hex"]))
+            else:
+                found.append((value["prompt"] if isinstance(value, dict) else value).encode())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InvalidInputError(
+                f'line {number} of {name} is no prompt; write "text", {{"prompt": "text"}} or {{"hex": "7f45"}} as JSON'
+            ) from error
+    return found
 
 
 def _facts(statistics: Statistics) -> dict[str, Any]:

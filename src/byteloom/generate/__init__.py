@@ -3,10 +3,12 @@
 Faster: `Speculation` with a drafter, such as a `SuffixCache`, as the `custom_generate` of `model.generate`.
 Further: `LambdaCacheFactory` and `extend`.
 Several at once: `superposed_generate` with an `NgramModel`, or `Superposed` as the `custom_generate`.
+Along with a text while it is edited: `EditSession`.
 """
 
 from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
+from byteloom.generate.edit_session import EditSession, SyncReport
 from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
 from byteloom.generate.ngram import NgramModel
@@ -19,6 +21,7 @@ from byteloom.generate.superposed import (
     superposed_generate,
     tune_superposed,
 )
+from byteloom.generate.token_diff import Edit, token_edits
 
 __all__ = [
     "BatchEngine",
@@ -26,6 +29,8 @@ __all__ = [
     "Draft",
     "DraftModel",
     "Drafter",
+    "Edit",
+    "EditSession",
     "Hybrid",
     "LambdaCacheFactory",
     "LambdaLayer",
@@ -39,8 +44,10 @@ __all__ = [
     "Superposed",
     "SuperposedConfig",
     "SuperposedOutput",
+    "SyncReport",
     "extend",
     "speculate_batch",
     "superposed_generate",
+    "token_edits",
     "tune_superposed",
 ]

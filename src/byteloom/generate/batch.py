@@ -118,7 +118,7 @@ class BatchEngine:
         self.sampling = sampling
         self.statistics = Statistics()
         self._processors = LogitsProcessorList([*(logits_processor or []), *sampling.processors()])
-        self._ends = _ends(model) if eos is None else set(eos)
+        self._ends = end_ids(model) if eos is None else set(eos)
         self._count = 0
         proposer = _drafter(drafter)
         check_vocabulary(proposer, model)
@@ -254,6 +254,7 @@ def _rows(model: PreTrainedModel, layout: str, batch_size: int) -> Rows:
     raise InvalidInputError(f'layout is "ragged", "eqspec" or "exspec"; got {layout!r}')
 
 
-def _ends(model: PreTrainedModel) -> set[int]:
+def end_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that end a text of `model`, as its generation_config says."""
     ends = model.generation_config.eos_token_id if model.generation_config else None
     return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +17,32 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessorList,
+    PreTrainedModel,
+    SuppressTokensLogitsProcessor,
+)
 
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
-from byteloom.generate import Drafter, DraftModel, PromptLookup, Speculation, Statistics, SuffixCache
+from byteloom.generate import (
+    BatchEngine,
+    Drafter,
+    DraftModel,
+    PromptLookup,
+    Sampling,
+    Speculation,
+    Statistics,
+    SuffixCache,
+)
+from byteloom.generate.batch import Layout, end_ids
+from byteloom.generate.texts import Text
 from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.tokenize.loading import load_bpe
+from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import quiet_transformers
 
 
@@ -71,21 +89,8 @@ def continue_bytes(
             "max_new_tokens must be at least 1, temperature and top_k at least 0, top_p above 0 and at most 1"
         )
     model, tokenizer = load_model(folder), _load_tokenizer(Path(folder))
-    if isinstance(tokenizer, ByteTokenizer):
-        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        ids = start + tokenizer.tokenizer.encode(prompt).tolist()
-        only_bytes = [token for token in tokenizer.tokenizer.special_tokens.values() if token != tokenizer.eos_token_id]
-    else:
-        try:
-            ids = tokenizer(prompt.decode("utf-8"))["input_ids"]
-        except UnicodeDecodeError as error:
-            raise InvalidInputError(
-                f"the tokenizer in {folder} takes text and the prompt is not UTF-8 ({error.reason} at byte "
-                f"{error.start}); give a text, or a model that `byteloom fit` made"
-            ) from error
-        only_bytes = []
-    if not ids:
-        raise InvalidInputError(f"the tokenizer in {folder} makes no token of an empty prompt; give a prompt")
+    ids = _encoded(tokenizer, prompt, folder)
+    only_bytes, ends = _control_ids(tokenizer), end_ids(model)
 
     window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     used = ids[-max(window // 2, window - max_new_tokens) :]
@@ -117,7 +122,7 @@ def continue_bytes(
                 **sampling,
             )
         written = output_BT[0, len(context) :].tolist()
-        ended = bool(written) and written[-1] == tokenizer.eos_token_id
+        ended = bool(written) and written[-1] in ends
         new += written
         context = context + written
     seconds = time.perf_counter() - began
@@ -125,18 +130,117 @@ def continue_bytes(
         drafter.save(cache, _digest(tokenizer))
     if ended:
         new.pop()
+    return _continuation(tokenizer, new, ids, len(used), ended, seconds, method.statistics if method else None)
+
+
+def continue_many(
+    folder: StrPath,
+    prompts: Sequence[bytes],
+    *,
+    batch_size: int = 8,
+    layout: Layout = "ragged",
+    max_new_tokens: int = 256,
+    sampling: Sampling,
+    draft: StrPath | None = None,
+    cache: StrPath | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[int, Continuation]]:
+    """Let the model in `folder` continue many prompts, `batch_size` at a time; each text is that of its prompt alone.
+
+    Gives the number of a prompt and its text as soon as that has ended. What exceeds the window of the model is cut
+    from the beginning of a prompt. draft, cache: as in `continue_bytes`. statistics: of all texts so far.
+    Raises as `continue_bytes` and `BatchEngine` do.
+    """
+    model, tokenizer = load_model(folder), _load_tokenizer(Path(folder))
+    if cache is not None and draft != "suffix":
+        raise InvalidInputError('a cache of answers goes with draft="suffix"')
+    drafter = PromptLookup() if draft is None else _drafter(draft, model, cache, tokenizer)
+    control = _control_ids(tokenizer)
+    processors = [SuppressTokensLogitsProcessor(control, device=model.device)] if control else []
+    window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    engine = BatchEngine(
+        model,
+        drafter,
+        batch_size=batch_size,
+        layout=layout,
+        num_draft_tokens=0 if draft is None else None,
+        sampling=sampling,
+        logits_processor=LogitsProcessorList(processors),
+    )
+    began = time.perf_counter()
+    waiting: dict[int, tuple[Text, list[int], int]] = {}
+    for number, prompt in enumerate(prompts):
+        try:
+            ids = _encoded(tokenizer, prompt, folder)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"prompt {number}: {error}") from error
+        used = ids[-max(window // 2, window - max_new_tokens) :]
+        room = min(max_new_tokens, window - len(used))
+        waiting[number] = engine.add(used, max_new_tokens=room), ids, len(used)
+    try:
+        going = True
+        while going:
+            going = engine.step()
+            for number in [number for number, (text, _, _) in waiting.items() if text.finish is not None]:
+                text, ids, used_tokens = waiting.pop(number)
+                new = list(text.new_ids)
+                ended = text.finish == "stop"
+                if ended:
+                    new.pop()
+                seconds = time.perf_counter() - began
+                yield number, _continuation(tokenizer, new, ids, used_tokens, ended, seconds, engine.statistics)
+                progress("texts", len(prompts) - len(waiting), len(prompts))
+    finally:
+        engine.close()
+    if cache is not None and isinstance(drafter, SuffixCache):
+        drafter.save(cache, _digest(tokenizer))
+
+
+def _encoded(tokenizer: transformers.PreTrainedTokenizerBase, prompt: bytes, folder: StrPath) -> list[int]:
+    """The ids that a model reads for `prompt`, at least one."""
+    if isinstance(tokenizer, ByteTokenizer):
+        start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        ids: list[int] = start + tokenizer.tokenizer.encode(prompt).tolist()
+    else:
+        try:
+            ids = tokenizer(prompt.decode("utf-8"))["input_ids"]
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(
+                f"the tokenizer in {folder} takes text and the prompt is not UTF-8 ({error.reason} at byte "
+                f"{error.start}); give a text, or a model that `byteloom fit` made"
+            ) from error
+    if not ids:
+        raise InvalidInputError(f"the tokenizer in {folder} makes no token of an empty prompt; give a prompt")
+    return ids
+
+
+def _control_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+    """Ids of a byte tokenizer that are no bytes and no end: they are not to be written."""
+    if not isinstance(tokenizer, ByteTokenizer):
+        return []
+    return [token for token in tokenizer.tokenizer.special_tokens.values() if token != tokenizer.eos_token_id]
+
+
+def _continuation(
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    new: list[int],
+    prompt: list[int],
+    used: int,
+    ended: bool,
+    seconds: float,
+    statistics: Statistics | None,
+) -> Continuation:
     array = np.array(new, dtype=np.uint32)
     bpe = tokenizer.tokenizer if isinstance(tokenizer, ByteTokenizer) else None
-    data = bpe.decode(array) if bpe else tokenizer.decode(new, skip_special_tokens=True).encode()
     return Continuation(
-        data=data,
+        data=bpe.decode(array) if bpe else tokenizer.decode(new, skip_special_tokens=True).encode(),
         ids=array,
-        prompt_tokens=len(ids),
-        used_tokens=len(used),
+        prompt_tokens=len(prompt),
+        used_tokens=used,
         ended=ended,
         seconds=seconds,
         tokenizer=bpe,
-        statistics=method.statistics if method else None,
+        statistics=statistics,
     )
 
 
