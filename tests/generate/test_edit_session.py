@@ -275,7 +275,7 @@ def test_suffix_speculation_over_a_session(model):
     session = EditSession(model, pattern)
     session.apply([Edit(17, 18, (3, 4))])
     expected = session.generate(20, do_sample=False)
-    method = Speculation(SuffixCache())
+    method = Speculation(SuffixCache(), adaptive=False)
     for _ in range(2):
         assert session.generate(20, do_sample=False, custom_generate=method) == expected
     assert method.statistics.accepted.total() > 5
