@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -232,12 +232,13 @@ def tune_superposed(
     temperatures: Sequence[float] = (0.1, 0.2, 0.5, 1.0),
     alphas: Sequence[float] = (0.2, 0.3, 0.4, 0.54),
     max_new_tokens: int = 10,
-    judge: PreTrainedModel | None = None,
+    judge: Callable[[SuperposedOutput], float] | None = None,
 ) -> SuperposedConfig:
-    """The config with the temperature and the alpha whose drafts are the least surprising on average.
+    """The config with the temperature and the alpha that give the best drafts of some dozens of prompts.
 
-    prompts: some dozens that resemble yours. judge: the model that says how surprising, of the same vocabulary; default
-    the model itself, and then all drafts become as near to its greedy text as different ones can be.
+    judge: the larger, the better the drafts of all prompts are; such as the share of prompts where some draft begins
+    with the word that was really there. Default: what the model gives the tokens of all drafts on average, which draws
+    them towards its greedy text. Without n-grams alpha stays as it is.
     Cost: a batch of all prompts for every pair of values. Raises InvalidInputError without prompts or values.
     """
     if not prompts or not temperatures or not alphas:
@@ -245,19 +246,26 @@ def tune_superposed(
     size = max(map(len, prompts))
     ids_BL = torch.tensor([[0] * (size - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (size - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    found: list[tuple[float, SuperposedConfig]] = []
+    best = (-np.inf, config)
     for temperature in temperatures:
         for alpha in alphas if ngrams is not None else (config.alpha,):
-            tried = replace(config, temperature=temperature, alpha=alpha, rescore=judge is None)
+            tried = replace(config, temperature=temperature, alpha=alpha)
             drafts = superposed_generate(
-                model, ids_BL, max_new_tokens=max_new_tokens, ngrams=ngrams, config=tried, attention_mask=mask_BL
+                model,
+                ids_BL,
+                max_new_tokens=max_new_tokens,
+                ngrams=ngrams,
+                config=tried if judge is not None else replace(tried, rescore=True),
+                attention_mask=mask_BL,
             )
-            log_probs_BK = drafts.log_probs
-            if judge is not None:
-                log_probs_BK = plain_log_probs(judge, ids_BL, mask_BL, drafts.sequences[:, :, size:].tolist())
-            assert log_probs_BK is not None
-            found.append((float(log_probs_BK.mean()), replace(tried, rescore=config.rescore)))
-    return max(found, key=lambda pair: pair[0])[1]
+            score = _mean_log_prob(drafts) if judge is None else judge(drafts)
+            best = max(best, (score, tried), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _mean_log_prob(drafts: SuperposedOutput) -> float:
+    assert drafts.log_probs is not None
+    return float((drafts.log_probs / drafts.lengths).mean())
 
 
 class _Drafts:
