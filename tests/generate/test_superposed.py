@@ -82,7 +82,7 @@ def test_one_draft_without_ngrams_is_greedy_text(family, attention):
 
 def test_equal_tokens_superpose_to_their_embedding():
     model = tiny("Llama")
-    x = _superposition(model, np.array([[7, 7, 7]]), np.array([[0.2, 0.5, 0.3]]))
+    x = _superposition(model.get_input_embeddings(), np.array([[7, 7, 7]]), np.array([[0.2, 0.5, 0.3]]))
     torch.testing.assert_close(x[0, 0], model.get_input_embeddings().weight[7], atol=1e-6, rtol=0)
 
 

@@ -137,6 +137,7 @@ def superposed_generate(
         raise InvalidInputError(f"{type(model).__name__} keeps states that cannot be rolled back; leave reset out")
     smoothing = ngrams if ngrams is not None and config.alpha > 0 else None
     drafts = _Drafts(input_ids, attention_mask, config, ends, smoothing)
+    embed = model.get_input_embeddings()
     for step in range(max_new_tokens):
         if logits_processor:
             logits_BV = logits_processor(drafts.best(input_ids), logits_BV.to(copy=True, dtype=torch.float32))
@@ -146,9 +147,11 @@ def superposed_generate(
         if config.reset is not None and (step + 1) % config.reset == 0:
             reader.forget(reader.length - (config.reset - 1))
             drafts.choose_one(generator)
-            logits_BV = reader.read(input_ids=torch.from_numpy(drafts.text_BKL[:, 0, -config.reset :]).to(model.device))
+            logits_BV = reader.read(
+                input_ids=torch.from_numpy(drafts.text_BKL[:, 0, -config.reset :]).to(input_ids.device)
+            )
         else:
-            logits_BV = reader.read(inputs_embeds=_superposition(model, drafts.text_BKL[:, :, -1], drafts.shares()))
+            logits_BV = reader.read(inputs_embeds=_superposition(embed, drafts.text_BKL[:, :, -1], drafts.shares()))
     rows, scores_BK = drafts.result()
     lengths_BK = torch.tensor([[len(draft) for draft in row] for row in rows])
     log_probs_BK = None
@@ -364,8 +367,7 @@ class _Drafts:
         seen_BKS = q_BKS > 0
         # What follows no draft is the last resort; what fits a draft that has better is the very last.
         penalty_BK1 = self.config.penalty * (1 + seen_BKS.any(axis=2, keepdims=True))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return model_B1S + np.where(seen_BKS, alpha * np.log(q_BKS), -penalty_BK1)
+        return model_B1S + np.where(seen_BKS, alpha * np.log(np.maximum(q_BKS, 1e-300)), -penalty_BK1)
 
     def _take_out_ended(self, order_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> Tokens:
         """Move the drafts that end with these candidates to the finished ones; the order of all others, they last."""
@@ -516,7 +518,7 @@ def _check(
 def _top(logits_BV: torch.Tensor, candidates: int, step: int) -> tuple[Floats, Tokens]:
     """The largest logits in falling order and their tokens, [B, S]; of equal ones the smaller token first."""
     top = logits_BV.topk(candidates)
-    logits_BS = top.values.double().cpu().numpy()
+    logits_BS = top.values.to("cpu", torch.float64).numpy()
     tokens_BS = top.indices.cpu().numpy()
     if not np.isfinite(logits_BS[:, 0]).all():  # topk takes NaN for the largest
         raise ModelOutputError(
@@ -529,9 +531,9 @@ def _top(logits_BV: torch.Tensor, candidates: int, step: int) -> tuple[Floats, T
     return logits_BS, tokens_BS
 
 
-def _superposition(model: PreTrainedModel, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
+def _superposition(embed: torch.nn.Module, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
     """The embeddings of the tokens, weighted and summed: [B, 1, H]."""
-    embedded_BKH = model.get_input_embeddings()(torch.from_numpy(tokens_BK).to(model.device))
+    embedded_BKH = embed(torch.from_numpy(tokens_BK).to(embed.weight.device))
     wide = torch.promote_types(embedded_BKH.dtype, torch.float32)
     shares_B1K = torch.from_numpy(shares_BK[:, None]).to(embedded_BKH.device, wide)
     return (shares_B1K @ embedded_BKH.to(wide)).to(embedded_BKH.dtype)
