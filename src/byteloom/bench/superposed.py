@@ -29,7 +29,6 @@ from byteloom.bench.models import code_model, sampled, stories
 from byteloom.bench.result import Card, Figure, Plot, Result, Row, Scale
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel
 
     from byteloom.generate import NgramModel, SuperposedConfig, SuperposedOutput
@@ -48,6 +47,7 @@ CARD = Card(
     "decoding, in turn and in a batch; many prompts at once; size and speed of the n-grams",
 )
 
+PYTHON = "a model of Python"
 PREFIX, NEW = 15, 10  # tokens of a prompt and of a draft, as published
 MANY = "Many prompts at once: drafts of all of them a second"
 
@@ -97,11 +97,12 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     for setting, drafts in ((story, plan.drafts), (code, plan.drafts if story is None else plan.drafts[:1])):
         if setting is None:
             continue
-        config = _tuned(setting)
+        config = _tuned(setting, by_coverage=setting is code)
         notes.append(
-            f"{setting.name}: n-grams of {sum(setting.ngrams.sizes.values()):,} kinds; {len(setting.tune)} prompts chose "
-            f"temperature {config.temperature:g} and alpha {config.alpha:g} by the coverage of the next word, "
-            f"{len(setting.test)} others are measured."
+            f"{setting.name}: {sum(setting.ngrams.sizes.values()):,} distinct n-grams; temperature "
+            f"{config.temperature:g} and alpha {config.alpha:g} were the best on {len(setting.tune)} prompts, by "
+            + ("coverage of the next word" if setting is code else "mean probability of all drafts")
+            + f"; {len(setting.test)} others are measured."
         )
         more, table = _compare(setting, config, drafts, report)
         numbers |= more
@@ -132,10 +133,12 @@ def _stories(data: Path | None, plan: _Plan) -> _Setting | None:
         return None
     model, tokenizer = found
     texts = sampled(model, [tokenizer.bos_token_id], plan.texts + plan.tune + plan.test, 256).numpy()
-    parts = np.split(texts, [plan.texts, plan.texts + plan.tune])
-    ngrams = NgramModel.from_documents(list(parts[0]), vocab_size=model.config.vocab_size)
-    pairs = [[(text[:PREFIX].tolist(), text[PREFIX : PREFIX + NEW].tolist()) for text in part] for part in parts[1:]]
-    return _Setting("stories260k", model, ngrams, *pairs, lambda ids: tokenizer.decode(ids).encode())
+    ngrams = NgramModel.from_documents(list(texts[: plan.texts]), vocab_size=model.config.vocab_size)
+    pairs = [(text[:PREFIX].tolist(), text[PREFIX : PREFIX + NEW].tolist()) for text in texts[plan.texts :]]
+    return _Setting(
+        *("stories260k", model, ngrams, pairs[: plan.tune], pairs[plan.tune :]),
+        lambda ids: tokenizer.decode(ids).encode(),
+    )
 
 
 def _code(scale: Scale, plan: _Plan, report: Progress) -> _Setting:
@@ -152,12 +155,11 @@ def _code(scale: Scale, plan: _Plan, report: Progress) -> _Setting:
         start = int(rng.integers(len(ids) - size - NEW + 1))
         cut = ids[start : start + size + NEW].tolist()
         pairs.append((cut[:size], cut[size:]))
-    decode = lambda ids: code.tokenizer.decode(ids)  # noqa: E731 - the tokenizer takes more arguments
-    return _Setting("a model of Python", code.model, ngrams, pairs[: plan.tune], pairs[plan.tune :], decode)
+    return _Setting(PYTHON, code.model, ngrams, pairs[: plan.tune], pairs[plan.tune :], code.tokenizer.decode)
 
 
-def _tuned(setting: _Setting) -> SuperposedConfig:
-    from byteloom.generate import SuperposedConfig, tune_superposed
+def _tuned(setting: _Setting, *, by_coverage: bool) -> SuperposedConfig:
+    from byteloom.generate import tune_superposed
 
     truths = [truth for _, truth in setting.tune]
 
@@ -166,7 +168,7 @@ def _tuned(setting: _Setting) -> SuperposedConfig:
         return float(np.mean([_covers(setting, row, truth) for row, truth in zip(new_BKL, truths, strict=True)]))
 
     prompts = [prompt for prompt, _ in setting.tune]
-    return tune_superposed(setting.model, prompts, setting.ngrams, config=SuperposedConfig(), judge=coverage)
+    return tune_superposed(setting.model, prompts, setting.ngrams, judge=coverage if by_coverage else None)
 
 
 # Decoders
@@ -266,7 +268,7 @@ def _compare(
                 result.distinct += len({tuple(draft) for draft in drafts})
                 result.self_bleu += self_bleu(drafts)
         rows += [_row(f"{setting.name}: {k} drafts of {NEW} tokens", name, found[name], setting, k) for name in found]
-        numbers |= _figures(setting.name, k, found, with_bounds=setting.name == "stories260k" or len(ks) > 1)
+        numbers |= _figures(setting, k, found)
     return numbers, rows
 
 
@@ -292,48 +294,38 @@ def _row(table: str, name: str, found: _Found, setting: _Setting, k: int) -> Row
     }
 
 
-def _figures(name: str, k: int, found: dict[str, _Found], *, with_bounds: bool) -> dict[str, Figure]:
+def _figures(setting: _Setting, k: int, found: dict[str, _Found]) -> dict[str, Figure]:
     seconds = {decoder: result.seconds for decoder, result in found.items()}
     best = {decoder: float(np.array(result.perplexities).min(axis=1).mean()) for decoder, result in found.items()}
     covered = {decoder: 100 * result.covered / len(result.perplexities) for decoder, result in found.items()}
     others = {
-        decoder: float(np.array(result.perplexities)[:, 1:].mean())
-        for decoder, result in found.items()
-        if "superposed" in decoder
+        decoder: float(np.array(found[decoder].perplexities)[:, 1:].mean())
+        for decoder in ("superposed", "superposed, no n-grams")
     }
-    at_least = {3: 2.4, 8: 5.0}.get(k)
-    label = f"{name}, {k} drafts"
-    figures = {
-        f"{label}: speed over nucleus in turn": Figure(
-            seconds["nucleus, in turn"] / seconds["superposed, rescored"], "x", at_least=at_least
-        )
-    }
+    label = f"{setting.name}, {k} drafts"
+    in_turn = seconds["nucleus, in turn"] / seconds["superposed, rescored"]
+    figures = {f"{label}: speed over nucleus in turn": Figure(in_turn, "x", at_least={3: 2.4, 8: 5.0}.get(k))}
     if k != 3:
         return figures
-    figures |= {
-        f"{label}: speed over nucleus in a batch": Figure(
-            seconds["nucleus, in a batch"] / seconds["superposed, rescored"], "x"
+    in_batch = seconds["nucleus, in a batch"] / seconds["superposed, rescored"]
+    figures[f"{label}: speed over nucleus in a batch"] = Figure(in_batch, "x")
+    if setting.name == PYTHON:
+        more = covered["superposed, rescored"] - covered["greedy, 1 draft"]
+        return figures | {f"{label}: next word covered, points above greedy text": Figure(more, "", at_least=3)}
+    return figures | {
+        f"{label}: perplexity of the best, over one nucleus draft": Figure(
+            best["superposed, rescored"] / best["nucleus, 1 draft"], "x", at_most=0.97
         ),
-        f"{label}: next word covered, points above greedy text": Figure(
-            covered["superposed, rescored"] - covered["greedy, 1 draft"], "", at_least=3
+        f"{label}: perplexity of the best, over nucleus in a batch": Figure(
+            best["superposed, rescored"] / best["nucleus, in a batch"], "x"
+        ),
+        f"{label}: time over one nucleus draft, not rescored": Figure(
+            seconds["superposed"] / seconds["nucleus, 1 draft"], "x", at_most=1.1
+        ),
+        f"{label}: perplexity of the others without n-grams, over with": Figure(
+            others["superposed, no n-grams"] / others["superposed"], "x", at_least=1.2
         ),
     }
-    if with_bounds:
-        figures |= {
-            f"{label}: perplexity of the best, over one nucleus draft": Figure(
-                best["superposed, rescored"] / best["nucleus, 1 draft"], "x", at_most=0.97
-            ),
-            f"{label}: perplexity of the best, over nucleus in a batch": Figure(
-                best["superposed, rescored"] / best["nucleus, in a batch"], "x"
-            ),
-            f"{label}: time over one nucleus draft, not rescored": Figure(
-                seconds["superposed"] / seconds["nucleus, 1 draft"], "x", at_most=1.1
-            ),
-            f"{label}: perplexity of all but the first without n-grams, over with": Figure(
-                others["superposed, no n-grams"] / others["superposed"], "x", at_least=1.2
-            ),
-        }
-    return figures
 
 
 def _covers(setting: _Setting, drafts: Sequence[list[int]], truth: list[int]) -> bool:
@@ -483,15 +475,7 @@ def _ngrams(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
         histories = text[starts[:, :, None] + np.arange(5)].astype(np.int64)
         candidates = text[rng.integers(0, size, (len(histories), 9))].astype(np.int64)
 
-        def look_up(
-            ngrams: NgramModel = ngrams,
-            pairs: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = list(  # noqa: B006 - read only
-                zip(histories, candidates, strict=True)
-            ),
-        ) -> None:
-            for history, candidate in pairs:
-                ngrams.prob_batch(history, candidate)
-
+        look_up = partial(_look_up, ngrams, histories, candidates)
         grams = sum(ngrams.sizes.values())
         rows.append(
             {
@@ -514,6 +498,11 @@ def _ngrams(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
             float(large[us] or 0) / float(small[us] or 1), "x", at_most=2
         ),
     }, rows
+
+
+def _look_up(ngrams: NgramModel, histories: npt.NDArray[np.int64], candidates: npt.NDArray[np.int64]) -> None:
+    for history_KN, candidate_S in zip(histories, candidates, strict=True):
+        ngrams.prob_batch(history_KN, candidate_S)
 
 
 def _stream(rng: np.random.Generator, size: int, vocabulary: int) -> npt.NDArray[np.uint32]:

@@ -81,10 +81,10 @@ def _show(result: Completions, before: bytes) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(justify="right", style="bold")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(no_wrap=True)
+    table.add_column("Probability", justify="right", no_wrap=True)
+    table.add_column("Each token", no_wrap=True)
     table.add_column(overflow="fold")
     line = _one_line(before).plain.rpartition("↵")[2]
     room = max(8, out.width // 3 - 8)

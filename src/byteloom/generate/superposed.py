@@ -507,11 +507,11 @@ def _check(
         warnings.warn(
             f"superposed drafts lose touch with the model after about 10 tokens, and {max_new_tokens} were asked for; "
             "set reset",
-            stacklevel=3,
+            stacklevel=4,
         )
     candidates = config.num_candidates or 3 * config.num_drafts
     if candidates > text.vocab_size:
-        warnings.warn(f"there are {text.vocab_size} tokens, so that {candidates} cannot be candidates", stacklevel=3)
+        warnings.warn(f"there are {text.vocab_size} tokens, so that {candidates} cannot be candidates", stacklevel=4)
     return min(candidates, text.vocab_size)
 
 
@@ -533,6 +533,7 @@ def _top(logits_BV: torch.Tensor, candidates: int, step: int) -> tuple[Floats, T
 
 def _superposition(embed: torch.nn.Module, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
     """The embeddings of the tokens, weighted and summed: [B, 1, H]."""
+    assert isinstance(embed.weight, torch.Tensor)
     embedded_BKH = embed(torch.from_numpy(tokens_BK).to(embed.weight.device))
     wide = torch.promote_types(embedded_BKH.dtype, torch.float32)
     shares_B1K = torch.from_numpy(shares_BK[:, None]).to(embedded_BKH.device, wide)
