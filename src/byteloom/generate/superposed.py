@@ -33,6 +33,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import Cache
 
+from byteloom import _native
 from byteloom.errors import InvalidInputError, ModelOutputError
 from byteloom.generate.ngram import NgramModel
 from byteloom.generate.rescoring import Drafts, plain_log_probs, tree_log_probs
@@ -287,13 +288,15 @@ class _Drafts:
         self.ends = np.array(ends, np.int64)
         self.written = 0  # tokens of each draft
         self.finished: list[list[tuple[float, list[int]]]] = [[] for _ in input_ids]
-        history = ngrams.max_order - 1 if ngrams is not None else 0
-        tail_BL = input_ids[:, max(0, input_ids.shape[1] - history) :] if history else input_ids[:, :0]
-        prompt_BL = tail_BL.cpu().numpy().astype(np.int64)
-        if mask_BL is not None and prompt_BL.shape[1]:
-            prompt_BL[mask_BL[:, -prompt_BL.shape[1] :].cpu().numpy() == 0] = -1
-        self.before = prompt_BL.shape[1]
-        self.text_BKL = prompt_BL[:, None]  # before the first step there is one draft: the prompt
+        # Before the first step there is one draft: as much of the prompt as n-grams look at, -1 where there is none.
+        self.before = ngrams.max_order - 1 if ngrams is not None else 0
+        self.text_BKL: Tokens = np.full((len(input_ids), 1, self.before), -1, np.int64)
+        size = min(self.before, input_ids.shape[1])
+        if size > 0:
+            tail_BL = input_ids[:, -size:].cpu().numpy()
+            self.text_BKL[:, 0, -size:] = (
+                tail_BL if mask_BL is None else np.where(mask_BL[:, -size:].cpu().numpy() == 0, -1, tail_BL)
+            )
         self.scores_BK: Floats = np.zeros(self.text_BKL.shape[:2])
 
     @property
@@ -303,17 +306,26 @@ class _Drafts:
 
     def extend(self, logits_BS: Floats, tokens_BS: Tokens) -> None:
         """One token more for the best pairs of a draft and a candidate. logits: in falling order, as the tokens."""
-        gain_BKS = self._gains(logits_BS / self.config.temperature, tokens_BS)
-        total_BR = (self.scores_BK[:, :, None] + gain_BKS).reshape(len(tokens_BS), -1)
-        keep = self.config.num_drafts
-        # Stable: of equal pairs the better draft goes first, then the likelier token.
-        order_BR = np.argsort(-total_BR, axis=1, kind="stable")
+        config, keep = self.config, self.config.num_drafts
+        ngrams = self.ngrams if self.written > 0 or config.first_step_ngrams else None
+        looked_at = self.before if ngrams is not None else 0
+        pairs_BR, total_BR = _native.best_pairs(
+            None if ngrams is None else ngrams.table,
+            None if ngrams is None else ngrams.weights,
+            logits_BS,
+            tokens_BS.astype(np.uint32),
+            self.text_BKL[:, :, self.text_BKL.shape[2] - looked_at :].astype(np.uint32),
+            self.scores_BK,
+            config.temperature,
+            config.alpha,
+            config.penalty,
+            2 * keep if len(self.ends) else keep,
+        )
         if len(self.ends):
-            order_BR = self._take_out_ended(order_BR[:, : 2 * keep], total_BR, tokens_BS)
-        order_BK = order_BR[:, :keep]
-        parents_BK, at_BK = np.divmod(order_BK, tokens_BS.shape[1])
+            pairs_BR, total_BR = self._take_out_ended(pairs_BR, total_BR, tokens_BS)
+        pairs_BK, self.scores_BK = pairs_BR[:, :keep], total_BR[:, :keep].copy()
+        parents_BK, at_BK = np.divmod(pairs_BK, tokens_BS.shape[1])
         rows_B1 = np.arange(len(tokens_BS))[:, None]
-        self.scores_BK = total_BR[rows_B1, order_BK]
         self.text_BKL = np.concatenate(
             [self.text_BKL[rows_B1, parents_BK], tokens_BS[rows_B1, at_BK][:, :, None]], axis=2
         )
@@ -351,38 +363,20 @@ class _Drafts:
             rows.append([draft for _, draft in ranked])
         return rows, torch.tensor(scores, dtype=torch.float64)
 
-    def _gains(self, logits_BS: Floats, tokens_BS: Tokens) -> Floats:
-        """What each candidate adds to the score of each draft, [B, K or 1, S]."""
-        alpha = self.config.alpha
-        log_p_B1S = (logits_BS - logits_BS[:, :1])[:, None]
-        log_p_B1S -= np.log(np.exp(log_p_B1S).sum(axis=2, keepdims=True))
-        if self.ngrams is None or (self.written == 0 and not self.config.first_step_ngrams):
-            return log_p_B1S
-        # Tokens that a processor has forbidden stay forbidden where the n-grams alone decide.
-        model_B1S = (1 - alpha) * log_p_B1S if alpha < 1 else np.where(np.isneginf(log_p_B1S), -np.inf, 0.0)
-        drafts = self.text_BKL.shape[:2]
-        tail_BKL = self.text_BKL[:, :, 1 - self.ngrams.max_order :]
-        q_RS = self.ngrams.prob_batch(tail_BKL.reshape(drafts[0] * drafts[1], -1), tokens_BS)
-        q_BKS = q_RS.reshape(*drafts, -1).astype(np.float64)
-        seen_BKS = q_BKS > 0
-        # What follows no draft is the last resort; what fits a draft that has better is the very last.
-        penalty_BK1 = self.config.penalty * (1 + seen_BKS.any(axis=2, keepdims=True))
-        return model_B1S + np.where(seen_BKS, alpha * np.log(np.maximum(q_BKS, 1e-300)), -penalty_BK1)
-
-    def _take_out_ended(self, order_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> Tokens:
-        """Move the drafts that end with these candidates to the finished ones; the order of all others, they last."""
-        ended_BR = np.isin(np.take_along_axis(tokens_BS, order_BR % tokens_BS.shape[1], 1), self.ends)
-        for row, at in zip(*np.nonzero(ended_BR), strict=True):
-            pair = order_BR[row, at]
-            parent, candidate = divmod(int(pair), tokens_BS.shape[1])
-            if not np.isneginf(total_BR[row, pair]):
-                draft = [*self.text_BKL[row, parent, self.before :].tolist(), int(tokens_BS[row, candidate])]
-                self.finished[row].append((float(total_BR[row, pair]), draft))
-            total_BR[row, pair] = -np.inf
+    def _take_out_ended(self, pairs_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> tuple[Tokens, Floats]:
+        """Move the drafts that end here to the finished ones; the pairs with the others first, and no draft last."""
+        parents_BR, at_BR = np.divmod(pairs_BR, tokens_BS.shape[1])
+        newest_BR = np.take_along_axis(tokens_BS, at_BR, 1)
+        ended_BR = np.isin(newest_BR, self.ends)
+        for row, at in zip(*np.nonzero(ended_BR & (total_BR > -np.inf)), strict=True):
+            draft = [*self.text_BKL[row, parents_BR[row, at], self.before :].tolist(), int(newest_BR[row, at])]
+            self.finished[row].append((float(total_BR[row, at]), draft))
         for ended in self.finished:
             ended.sort(key=lambda draft: draft[0], reverse=True)
             del ended[self.config.num_drafts :]
-        return np.take_along_axis(order_BR, np.argsort(ended_BR, axis=1, kind="stable"), 1)
+        order_BR = np.argsort(ended_BR, axis=1, kind="stable")
+        total_BR = np.where(ended_BR, -np.inf, total_BR)
+        return np.take_along_axis(pairs_BR, order_BR, 1), np.take_along_axis(total_BR, order_BR, 1)
 
 
 class _Reader:
