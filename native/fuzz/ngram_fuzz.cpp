@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "ngram/ngram.hpp"
+#include "ngram/superpose.hpp"
 
 namespace {
 
@@ -33,6 +34,23 @@ std::vector<float> ask(const NgramTable& table, const Tokens& text, const Tokens
     std::vector<float> out(candidates.size());
     table.query(history.data(), candidates.data(), candidates.size(), kWeights, out.data());
     return out;
+}
+
+// The best pairs of two drafts and four candidates: distinct, and none better is left out.
+void choose(const NgramTable& table, const Tokens& text) {
+    const double logits[] = {2.0, 1.0, 1.0, -3.0}, scores[] = {0.0, -1.0};
+    const uint32_t candidates[] = {1, 0, 3, 2};
+    Tokens histories(2 * (table.order() - 1), NgramTable::kNoToken);
+    for (size_t i = 0; i < std::min(histories.size(), text.size()); ++i) histories[i] = text[i];
+    std::vector<int64_t> pairs(8);
+    std::vector<double> totals(8);
+    byteloom::best_pairs({1.0, 0.5, 200.0}, &table, kWeights, logits, candidates, 4, histories.data(), scores, 2, 8,
+                         pairs.data(), totals.data());
+    for (size_t i = 0; i + 1 < 8; ++i) {
+        require(totals[i] > totals[i + 1] || (totals[i] == totals[i + 1] && pairs[i] < pairs[i + 1]));
+    }
+    std::sort(pairs.begin(), pairs.end());
+    for (int64_t i = 0; i < 8; ++i) require(pairs[static_cast<size_t>(i)] == i);
 }
 
 void check(const NgramTable& table, const std::vector<Tokens>& documents, uint32_t order, uint32_t least) {
@@ -99,6 +117,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     for (const auto& document : documents) builder.add(document.data(), document.size());
     Tokens image = builder.freeze(least);
     check(NgramTable(bytes_of(image), image.size() * 4), documents, order, least);
+    choose(NgramTable(bytes_of(image), image.size() * 4), documents[0]);
     for (size_t i = 0; i + 1 < size && i < 200; i += 2) {
         image[(data[i] * 131u + i) % image.size()] = data[i + 1] * 0x01000193u;
         try {
