@@ -10,7 +10,7 @@ import torch
 
 from byteloom.errors import InvalidInputError, InvalidTypeError, UnsupportedPositionError
 from byteloom.generate import Edit, EditSession, Speculation, SuffixCache
-from byteloom.models import CACHE_KEYWORD, KVCache, attach
+from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, attach
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import logits
 
@@ -233,12 +233,14 @@ def test_the_number_of_forwards(monkeypatch):
     assert calls == [4, 1, 1, 1]
 
 
-def test_keys_turn_once_a_prediction():
+def test_keys_turn_once_a_prediction_and_in_place():
     session = EditSession(tiny("Llama"), OLD)
+    size, places = session.nbytes(), [layer.values.data_ptr() for layer in session._cache.layers]
     for at in range(5):
         session.apply([Edit(20 + at, 20 + at, (3,))])
     assert session._slots.shifts.max() == 0
     session.logits()
+    assert session.nbytes() == size and [layer.values.data_ptr() for layer in session._cache.layers] == places
     assert session._slots.shifts.max() == 1 and (session._slots.turned == session._slots.position).all()
 
 
@@ -296,6 +298,35 @@ def test_a_call_that_breaks_off_is_made_good():
     assert session.generate(5, do_sample=False) == plain(model, session.ids, 5)
     session.recompute()
     assert away(session, EditSession(model, session.ids)) < 2e-5
+
+
+@pytest.mark.parametrize("owner, name", [(KeyRotation, "shift_"), (KVCache, "truncate")])
+def test_what_breaks_off_half_done_is_read_again(owner, name, monkeypatch):
+    model = tiny("Llama")
+    session = EditSession(model, OLD)
+    calls = []
+
+    def broken(*given):
+        calls.append(given)
+        if len(calls) == (2 if name == "shift_" else 1):
+            raise KeyboardInterrupt
+        return working(*given)
+
+    working = getattr(owner, name)
+    monkeypatch.setattr(owner, name, broken)
+    ids = edited(OLD, Edit(20, 22, (3,)))
+    with pytest.raises(KeyboardInterrupt):
+        session.sync(ids)
+        session.logits()
+    assert session.ids == tuple(ids)
+    assert (session.logits() - expected_logits(model, ids)).abs().max() < 2e-5 and session.stale == 0
+
+
+def test_a_single_token():
+    model = tiny("Llama")
+    session = EditSession(model, [5])
+    assert session.generate(5, do_sample=False) == plain(model, [5], 5)
+    assert (session.logits() - expected_logits(model, [5])).abs().max() < 1e-5
 
 
 def test_forks_go_their_own_way():

@@ -93,6 +93,15 @@ def test_a_text_that_repeats_itself_is_matched_within_the_gaps():
     assert [(edit.start, edit.stop) for edit in edits] == [(50, 51), (200, 201), (380, 381)]
 
 
+@pytest.mark.parametrize("period", [1, 3, 10])
+def test_a_text_that_only_repeats_itself(period):
+    old = [at % period for at in range(600)]
+    new = [*old[:50], 77, *old[51:250], *old[254:580], 78, 79, *old[580:]]
+    edits = token_edits(old, new)
+    assert applied(old, edits) == new
+    assert sum(len(edit.tokens) + edit.stop - edit.start for edit in edits) <= 8
+
+
 def test_min_keep_is_positive():
     with pytest.raises(InvalidInputError, match="at least 1"):
         token_edits([1], [2], min_keep=0)

@@ -112,6 +112,20 @@ def test_delta_by_token_and_by_row():
     assert torch.equal(by_token[..., width:], keys[..., width:])
 
 
+@pytest.mark.parametrize("family", ["Llama", "GPTNeoX", "Cohere"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_in_place_block_by_block(family, dtype, monkeypatch):
+    rotation = KeyRotation.from_model(tiny(family))
+    keys = torch.randn(2, 2, 50, 16, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for delta in (0, -9, torch.arange(40) % 3, torch.arange(80).view(2, 40)):
+        expected, turned = rotation.shift(keys[:, :, 5:45], delta, 1), keys.clone()
+        monkeypatch.setattr("byteloom.models.rotary.TURN_BLOCK", 7)
+        rotation.shift_(turned[:, :, 5:45], delta, 1)
+        monkeypatch.undo()
+        assert torch.equal(turned[:, :, 5:45], expected)
+        assert torch.equal(turned[:, :, :5], keys[:, :, :5]) and torch.equal(turned[:, :, 45:], keys[:, :, 45:])
+
+
 @pytest.mark.parametrize("dtype, bound", [(torch.float32, 5e-6), (torch.float16, 0.005), (torch.bfloat16, 0.04)])
 def test_drift_of_a_hundred_shifts(dtype, bound):
     rotation = KeyRotation.from_model(tiny("Llama"))

@@ -14,7 +14,8 @@ arXiv 2410.15332. Cost: a forward pass over the new tokens of all edits together
 at the next prediction. Values never move, and no key is copied.
 """
 
-# Shape suffixes: B batch, H query heads, K key-value heads, T key slots, Q queries, V vocabulary, D head width.
+# Shape suffixes: B batch, H query heads, K key-value heads, T key slots or tokens, S slots of a session, Q queries,
+# V vocabulary, D head width.
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ class EditSession:
     ids: the text, read at once. refresh: how many tokens behind each edit are encoded again, so that they see it; 0 is
     the method of the paper, and what exceeds the text is exact. max_shifts: in 16-bit types a key that was turned so
     often is encoded again, before rounding adds up; None: never.
-    seconds: "diff", "rotate" and "encode" of all calls so far.
+    seconds: "diff", "rotate" and "encode" of all calls so far, without what `generate` takes to write.
     Raises UnsupportedPositionError for a model whose keys cannot be turned, InvalidInputError for one in training mode,
     and all methods InvalidInputError for ids that the model does not have and texts longer than its window.
     """
@@ -160,11 +161,12 @@ class EditSession:
                     ids_BT,
                     attention_mask=torch.ones_like(ids_BT),
                     max_new_tokens=max_new_tokens,
+                    return_dict_in_generate=False,
                     **{CACHE_KEYWORD: self._cache},
                     **options,
                 )
         finally:
-            self._cache.truncate(held, held)
+            self._keep(held)
         new: list[int] = text_BT[0, len(self._ids) :].tolist()
         return new
 
@@ -241,19 +243,21 @@ class EditSession:
             parts += [self._ids[end : edit.start], np.array(edit.tokens, np.int64)]
             end = edit.stop
         slots = self._slots
-        if edits:
-            self._logits_V = None
-            self._ids = np.concatenate([*parts, self._ids[end:]])
-            slots.stale |= slots.position >= edits[0].start
-        drop = gone_T[slots.position]
-        if self.max_shifts is not None and self._model.dtype.itemsize == 2:
-            drop |= slots.shifts >= self.max_shifts
-        slots.position += moved_T[slots.position]
-        self._drop(drop)
+        with self._whole():
+            if edits:
+                self._logits_V = None
+                self._ids = np.concatenate([*parts, self._ids[end:]])
+                slots.stale |= slots.position >= edits[0].start
+            drop_S = gone_T[slots.position]
+            if self.max_shifts is not None and self._model.dtype.itemsize == 2:
+                drop_S |= slots.shifts >= self.max_shifts
+            by_S = moved_T[slots.position]
+            slots.position += by_S
+            shifted = int((by_S[~drop_S] != 0).sum())
+            self._drop(drop_S)
         reused = len(slots)
         self._encode()
         seconds = {part: self.seconds[part] - before[part] for part in PARTS} | {"diff": diff}
-        shifted = int((moved_T[~gone_T] != 0).sum())
         return SyncReport(len(edits), reused, shifted, len(slots) - reused, seconds)
 
     def _forget_last(self) -> None:
@@ -262,19 +266,20 @@ class EditSession:
             raise InvalidInputError("the session holds no text to go on from; sync at least one token")
         self._drop(self._slots.position == len(self._ids) - 1)
 
-    def _drop(self, gone_T: npt.NDArray[np.bool_]) -> None:
+    def _drop(self, gone_S: npt.NDArray[np.bool_]) -> None:
         """Give up slots; those at the end fill the places that become free."""
-        if not gone_T.any():
+        if not gone_S.any():
             return
-        kept = len(gone_T) - int(gone_T.sum())
-        holes = np.flatnonzero(gone_T[:kept])
-        movers = kept + np.flatnonzero(~gone_T[kept:])
+        kept = len(gone_S) - int(gone_S.sum())
+        holes = np.flatnonzero(gone_S[:kept])
+        movers = kept + np.flatnonzero(~gone_S[kept:])
         to, source = torch.from_numpy(holes), torch.from_numpy(movers)
-        for layer in self._cache.layers:
-            for states in (layer.keys, layer.values) if len(holes) else ():
-                states[:, :, to] = states[:, :, source]
-        self._cache.truncate(kept, kept)
-        self._slots.drop(holes, movers, kept)
+        with self._whole():
+            for layer in self._cache.layers:
+                for states in (layer.keys, layer.values) if len(holes) else ():
+                    states[:, :, to] = states[:, :, source]
+            self._cache.truncate(kept, kept)
+            self._slots.drop(kept, holes, movers)
 
     def _encode(self, stop: int | None = None) -> None:
         """Read every token before `stop` that has no slot, default all, in as few passes as memory allows."""
@@ -297,8 +302,7 @@ class EditSession:
                             **{CACHE_KEYWORD: self._cache},
                         ).logits
                 except BaseException:  # what is missing is read by the next call
-                    self._slots.drop(np.zeros(0, np.int64), np.zeros(0, np.int64), held)
-                    self._cache.truncate(held, held)
+                    self._keep(held)
                     raise
                 if position_Q[-1] == len(self._ids) - 1:
                     self._logits_V = logits_BQV[0, -1]
@@ -306,19 +310,33 @@ class EditSession:
     def _rotate(self, limit: int) -> None:
         """Turn every key that stands before position `limit` to where it stands."""
         slots = self._slots
-        shift_T = np.where(slots.position < limit, slots.position - slots.turned, 0)
-        waiting = np.flatnonzero(shift_T)
+        by_S = np.where(slots.position < limit, slots.position - slots.turned, 0)
+        waiting = np.flatnonzero(by_S)
         if not len(waiting):
             return
-        with self._timed("rotate"):
+        with self._timed("rotate"), self._whole():
             # One span of slots, for a view can be turned in place; what stands right within it is turned by 0.
             span = slice(int(waiting[0]), int(waiting[-1]) + 1)
-            by = shift_T[span]
+            by = by_S[span]
             delta = int(by[0]) if (by == by[0]).all() else torch.from_numpy(by)
             for layer in self._cache.layers:
                 self._rotation.shift_(layer.keys[:, :, span], delta, layer.index)
-            slots.turned += shift_T
+            slots.turned += by_S
             slots.shifts[waiting] += 1
+
+    def _keep(self, held: int) -> None:
+        """Give up all but the first slots."""
+        self._cache.truncate(held, held)
+        self._slots.drop(held)
+
+    @contextmanager
+    def _whole(self) -> Iterator[None]:
+        """What is interrupted half done is given up: the next call reads all of the text."""
+        try:
+            yield
+        except BaseException:
+            self._keep(0)
+            raise
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -357,11 +375,12 @@ class _Slots:
         self.shifts, self.stale = np.concatenate([self.shifts, none]), np.concatenate([self.stale, none > 0])
         self._masks.clear()
 
-    def drop(self, holes: Ids, movers: Ids, kept: int) -> None:
+    def drop(self, kept: int, holes: Ids | tuple[()] = (), movers: Ids | tuple[()] = ()) -> None:
         """Keep the first `kept` slots, of which `holes` take what `movers` hold."""
         for name in ("position", "turned", "shifts", "stale"):
             held = getattr(self, name)
-            held[holes] = held[movers]
+            if len(holes):
+                held[holes] = held[movers]
             setattr(self, name, held[:kept].copy())
         self._masks.clear()
 

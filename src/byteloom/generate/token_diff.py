@@ -2,8 +2,9 @@
 
 Use it to carry work over from an old text to a new one, as `EditSession` does. What is kept are runs of tokens that
 both texts have; the diff is good rather than shortest, and it is exact: applied to the old text it gives the new one.
-Source: the common beginning and end, then patience diff over windows of tokens that each text has once; ours.
-Cost: O(n) where one place changed, else O(n log n); 20,000 tokens take at most about 50 ms.
+Source: the common beginning and end, then patience diff over windows of tokens that each text has once (ours), and for
+texts that only repeat themselves An O(ND) Difference Algorithm, Myers, Algorithmica 1986, up to a small D. Cost: O(n)
+where one place changed, else O(n log n); 20,000 tokens take at most about 50 ms.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ Run = tuple[int, int, int]  # old[i : i + n] == new[j : j + n] as (i, j, n)
 
 SMALLEST_GAP = 64  # tokens between two kept runs, on either side, in which it pays to look for more of them
 DEEPEST = 4  # how often gaps within gaps are looked at
+FEW = 48  # tokens deleted and inserted, up to which a text without anchors is searched
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,10 @@ def _runs(old_T: Ids, new_T: Ids, window: int, depth: int) -> Iterator[Run]:
     if depth and min(len(inner_old), len(inner_new)) >= window:
         i = j = 0
         ends = (len(inner_old), len(inner_new), 0)
-        # Without an anchor there is but one gap, which has been looked at.
         anchors = _anchors(inner_old, inner_new, window)
+        if not anchors and depth == DEEPEST:  # once a diff, for it may be in vain
+            anchors = _few_changes(inner_old, inner_new)
+        # Without an anchor there is but one gap, which has been looked at.
         for run in (*anchors, ends) if anchors else ():
             gap_old, gap_new = inner_old[i : run[0]], inner_new[j : run[1]]
             deeper = depth - 1 if min(len(gap_old), len(gap_new)) >= SMALLEST_GAP else 0
@@ -155,3 +159,43 @@ def _longest_rising(values: list[int]) -> list[int]:
         chosen.append(place)
         place = before[place]
     return chosen[::-1]
+
+
+def _few_changes(old_T: Ids, new_T: Ids) -> list[Run]:
+    """The runs that a shortest edit script keeps; none where it deletes and inserts more than `FEW` tokens."""
+    goal = len(old_T) - len(new_T)
+    furthest: dict[int, int] = {1: 0}  # by diagonal i - j: how far into the old text so many changes reach
+    history: list[dict[int, int]] = []
+    for changes in range(FEW + 1):
+        history.append(dict(furthest))
+        for diagonal in range(-changes, changes + 1, 2):
+            i = _entered(furthest, changes, diagonal)
+            j = i - diagonal
+            if 0 <= i <= len(old_T) and 0 <= j <= len(new_T):
+                i += _common(old_T[i:], new_T[j:])
+            furthest[diagonal] = i
+        if furthest.get(goal) == len(old_T):
+            break
+    else:
+        return []
+    runs = []
+    i, diagonal = len(old_T), goal
+    for changes in range(len(history) - 1, -1, -1):
+        start = _entered(history[changes], changes, diagonal)
+        if i > start:
+            runs.append((start, start - diagonal, i - start))
+        inserted = _inserts(history[changes], changes, diagonal)
+        i, diagonal = (start, diagonal + 1) if inserted else (start - 1, diagonal - 1)
+    return runs[::-1]
+
+
+def _entered(furthest: dict[int, int], changes: int, diagonal: int) -> int:
+    """Where in the old text the last of so many changes leads to `diagonal`."""
+    if _inserts(furthest, changes, diagonal):
+        return furthest[diagonal + 1]
+    return furthest[diagonal - 1] + 1
+
+
+def _inserts(furthest: dict[int, int], changes: int, diagonal: int) -> bool:
+    """Whether that change inserts a token, or else deletes one."""
+    return diagonal == -changes or (diagonal != changes and furthest[diagonal - 1] < furthest[diagonal + 1])

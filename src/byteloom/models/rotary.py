@@ -62,11 +62,13 @@ class _Turn:
             block = slice(start, start + step)
             cos, sin = (table if table.dim() == 1 else table[..., block, :] for table in (cos_BHTF, sin_BHTF))
             x, y = keys_BHTD[:, :, block, first], keys_BHTD[:, :, block, second]
-            wide_x, wide_y = x.to(work), y.to(work)
-            turned_x = (wide_x * cos).addcmul_(wide_y, sin, value=-1)
-            turned_y = (wide_y * cos).addcmul_(wide_x, sin)
-            x.copy_(turned_x)
-            y.copy_(turned_y)
+            wide_x, wide_y = x.to(work), y.to(work)  # themselves, where they are wide already
+            sine_x = wide_x * sin
+            wide_x.mul_(cos).addcmul_(wide_y, sin, value=-1)
+            wide_y.mul_(cos).add_(sine_x)
+            if wide_x is not x:
+                x.copy_(wide_x)
+                y.copy_(wide_y)
         return keys_BHTD
 
 
