@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/bpe.hpp"
+#include "bindings/cache.hpp"
 #include "bindings/coding.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
@@ -13,4 +14,5 @@ NB_MODULE(_native, module) {
     byteloom::bind_coding(module);
     byteloom::bind_subword(module);
     byteloom::bind_suffix(module);
+    byteloom::bind_cache(module);
 }

@@ -21,7 +21,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch.nn.functional import normalize, pad
 
+from byteloom import _native
 from byteloom.errors import CacheStateError, InvalidInputError
 from byteloom.models.kvcache import KVCache, KVLayer, attention_windows, fingerprint
 
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # slots
 VALUE_WEIGHT = 0.5  # of the values against the keys in the similarity
-WORK = 1 << 24  # similarities that are held at a time
+WORK = 1 << 24  # similarities that are held at a time where torch merges
 
 _Slots = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # keys, values and logarithms of the sizes
 
@@ -174,8 +176,9 @@ class MergedLayer(KVLayer):
             middle = slice(self.sinks, self.physical - self.recent)
             sizes_BKT = torch.zeros(self.keys.shape[:3], device=self.device) if self.bias is None else self.bias
             held = self.keys, self.values, sizes_BKT
+            keys, values, sizes = (part[:, :, middle] for part in held)
             merged, similarity = _merged(
-                *(part[:, :, middle] for part in held), target - self.sinks - self.recent, self.chunk, VALUE_WEIGHT
+                keys, values, sizes, target - self.sinks - self.recent, self.chunk, VALUE_WEIGHT
             )
             self._pairs += (self.physical - target) * sizes_BKT.shape[0] * sizes_BKT.shape[1]
             key_BKTD, value_BKTD, bias_BKT = (
@@ -316,37 +319,49 @@ def _merged(
     if not min(slots, 1) <= target <= slots:
         raise InvalidInputError(f"{slots} slots cannot be merged to {target}; give a number from 1 to {slots}")
     _check_chunk(chunk)
-    flat: _Slots = key_BKTD.flatten(0, 1), value_BKTD.flatten(0, 1), log_size_BKT.flatten(0, 1)
-    parts, total = [], 0.0
-    for part in zip(*(each.split(max(1, WORK // (max(slots, 1) * chunk // 4))) for each in flat), strict=True):
-        merged, similarity = _merged_by_torch(part, target, chunk, value_weight)
-        parts.append(merged)
-        total += similarity
-    shape = key_BKTD.shape[:2]
-    key_RTD, value_RTD, log_size_RT = (torch.cat(part) for part in zip(*parts, strict=True))
-    return (key_RTD.unflatten(0, shape), value_RTD.unflatten(0, shape), log_size_RT.unflatten(0, shape)), total
+    if key_BKTD.device.type == "cpu" and key_BKTD.dtype in (torch.float32, torch.bfloat16):
+        return _merged_natively((key_BKTD, value_BKTD, log_size_BKT), target, chunk, value_weight)
+    return _merged_by_torch((key_BKTD, value_BKTD, log_size_BKT), target, chunk, value_weight)
+
+
+def _merged_natively(slots: _Slots, target: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
+    old = [part if part.stride(-1) == 1 else part.contiguous() for part in (part.detach() for part in slots)]
+    new = [part.new_empty((*part.shape[:2], target, *part.shape[3:])) for part in old]
+    arrays = [part.view(torch.int16) if part.dtype == torch.bfloat16 else part for part in (*old, *new)]
+    similarity = _native.merge_slots(*arrays, chunk, value_weight, torch.get_num_threads())
+    return (new[0], new[1], new[2]), similarity
 
 
 def _merged_by_torch(slots: _Slots, target: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
-    """The same for [R, T, ...]."""
-    total = 0.0
-    while slots[0].shape[1] > target:
-        count = slots[0].shape[1]
-        slots, similarity = _pass(slots, min(count - target, count // 2), chunk, value_weight)
-        total += similarity
-    return slots, total
+    shape, count = slots[0].shape[:2], slots[0].shape[2]
+    rows = max(1, 4 * WORK // (max(count, 1) * chunk))
+    parts, total = [], 0.0
+    for key_RTD, value_RTD, log_size_RT in zip(*(part.flatten(0, 1).split(rows) for part in slots), strict=True):
+        # Means are rounded once, behind the last pass.
+        part: _Slots = _wide(key_RTD), _wide(value_RTD), log_size_RT
+        while part[0].shape[1] > target:
+            left = part[0].shape[1]
+            part, similarity = _pass(part, min(left - target, left // 2), chunk, value_weight)
+            total += similarity
+        parts.append(part)
+    key_BKTD, value_BKTD, log_size_BKT = (
+        torch.cat(part).to(old.dtype).unflatten(0, shape)
+        for part, old in zip(zip(*parts, strict=True), slots, strict=True)
+    )
+    return (key_BKTD, value_BKTD, log_size_BKT), total
 
 
 def _pass(slots: _Slots, remove: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
+    """One pass over [R, T, ...]."""
     key_RTD, value_RTD, log_size_RT = slots
     rows, count = log_size_RT.shape
     chunk = min(chunk, count + count % 2)
     chunks = -(-count // chunk)
-    # A unit vector that has both: its products are means of the cosines of the keys and of the values.
+    # Vectors that hold both, so that their products are means of the cosines of the keys and of the values.
     parts = [(key_RTD, 1.0)] + ([(value_RTD, value_weight)] if value_weight else [])
     norm = (1 + value_weight**2) ** 0.5
-    unit_RTD = torch.cat([_unit(part) * (weight / norm) for part, weight in parts], dim=-1)
-    unit_RTD = torch.nn.functional.pad(unit_RTD, (0, 0, 0, chunks * chunk - count))
+    unit_RTD = torch.cat([normalize(part, dim=-1, eps=1e-30) * (weight / norm) for part, weight in parts], dim=-1)
+    unit_RTD = pad(unit_RTD, (0, 0, 0, chunks * chunk - count))
     even_RCID, odd_RCJD = (unit_RTD[:, start::2].unflatten(1, (chunks, chunk // 2)) for start in (0, 1))
     cosine_RCIJ = (even_RCID @ odd_RCJD.mT).nan_to_num(nan=-2.0)
     slot_CI = torch.arange(0, chunks * chunk, 2, device=key_RTD.device).unflatten(0, (chunks, chunk // 2))
@@ -362,21 +377,20 @@ def _pass(slots: _Slots, remove: int, chunk: int, value_weight: float) -> tuple[
     joined_RT = size_RT.scatter_add(1, into_RE, size_RT.gather(1, from_RE))
     kept_RT = torch.ones_like(size_RT, dtype=torch.bool).scatter_(1, from_RE, False)
     kept_RT = kept_RT.nonzero()[:, 1].unflatten(0, (rows, count - remove))
-    same_RT = (joined_RT == size_RT).gather(1, kept_RT)
+    is_same_RT = (joined_RT == size_RT).gather(1, kept_RT)
     means = []
     for states_RTD in (key_RTD, value_RTD):
-        index_RED, into_RED, kept_RTD = (
+        from_RED, into_RED, kept_RTD = (
             index[..., None].expand(-1, -1, states_RTD.shape[2]) for index in (from_RE, into_RE, kept_RT)
         )
-        sum_RTD = states_RTD.float() * size_RT[..., None]
-        sum_RTD.scatter_add_(1, into_RED, sum_RTD.gather(1, index_RED))
-        mean_RTD = (sum_RTD / joined_RT[..., None]).to(states_RTD.dtype).gather(1, kept_RTD)
+        sum_RTD = states_RTD * size_RT[..., None]
+        sum_RTD.scatter_add_(1, into_RED, sum_RTD.gather(1, from_RED))
+        mean_RTD = (sum_RTD / joined_RT[..., None]).gather(1, kept_RTD)
         # Slots that nothing joined keep every bit.
-        means.append(torch.where(same_RT[..., None], states_RTD.gather(1, kept_RTD), mean_RTD))
-    log_size_RT = torch.where(same_RT, log_size_RT.gather(1, kept_RT), joined_RT.log().gather(1, kept_RT))
+        means.append(torch.where(is_same_RT[..., None], states_RTD.gather(1, kept_RTD), mean_RTD))
+    log_size_RT = torch.where(is_same_RT, log_size_RT.gather(1, kept_RT), joined_RT.log().gather(1, kept_RT))
     return (means[0], means[1], log_size_RT), float(best_RE[:, :remove].sum())
 
 
-def _unit(states_RTD: torch.Tensor) -> torch.Tensor:
-    """float32 vectors of length 1; zeros stay."""
-    return torch.nn.functional.normalize(states_RTD.float(), dim=-1, eps=1e-30)
+def _wide(states: torch.Tensor) -> torch.Tensor:
+    return states.to(torch.promote_types(states.dtype, torch.float32))
