@@ -98,9 +98,11 @@ class SoftMatcher {
     static constexpr uint32_t kNone = ~uint32_t{0};
     static constexpr float kNothing = -2, kClosed = -4;  // below every cosine: of a NaN, and of no slot at all
 
+    static constexpr float kShortest = 1e-18f;  // of a vector, whose square is still a normal number
+
     // Compilers split these where registers are shorter.
-    typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4)));
-    typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4)));
+    typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float)), aligned(4), may_alias));
+    typedef int32_t Places __attribute__((vector_size(kLanes * sizeof(int32_t)), aligned(4), may_alias));
 
     struct Edge {
         float similarity;
@@ -162,14 +164,14 @@ class SoftMatcher {
         for (size_t i = 0; i < size; ++i) {
             unit(from, start + i);
             if (i % 2 == 0) {
-                std::memcpy(&even_[i / 2 * width], row_.data(), width * sizeof(float));
+                std::memcpy(even_.data() + i / 2 * width, row_.data(), width * sizeof(float));
             } else {  // a panel has the same channel of all its columns side by side
-                float* panel = &odd_[i / 2 / kColumns * kColumns * width + i / 2 % kColumns];
+                float* panel = odd_.data() + i / 2 / kColumns * kColumns * width + i / 2 % kColumns;
                 for (size_t d = 0; d < width; ++d) panel[d * kColumns] = row_[d];
             }
         }
         for (size_t j = odds; j < panels * kColumns; ++j) {
-            float* panel = &odd_[j / kColumns * kColumns * width + j % kColumns];
+            float* panel = odd_.data() + j / kColumns * kColumns * width + j % kColumns;
             for (size_t d = 0; d < width; ++d) panel[d * kColumns] = 0;
         }
         for (size_t j = 0; j < panels * kColumns; ++j) open_[j] = j < odds ? 0 : kClosed;
@@ -185,15 +187,15 @@ class SoftMatcher {
             }
             for (size_t panel = 0; panel < panels; ++panel) {
                 Lanes sum[kRows][2];
-                const float* open = &open_[panel * kColumns];
+                const float* open = open_.data() + panel * kColumns;
                 for (size_t row = 0; row < kRows; ++row) {
-                    sum[row][0] = load(open);
-                    sum[row][1] = load(open + kLanes);
+                    sum[row][0] = *lanes(open);
+                    sum[row][1] = *lanes(open + kLanes);
                 }
-                const float* odd = &odd_[panel * kColumns * width];
-                const float* even = &even_[i * width];
+                const float* odd = odd_.data() + panel * kColumns * width;
+                const float* even = even_.data() + i * width;
                 for (size_t d = 0; d < width; ++d, odd += kColumns) {
-                    const Lanes low = load(odd), high = load(odd + kLanes);
+                    const Lanes low = *lanes(odd), high = *lanes(odd + kLanes);
                     for (size_t row = 0; row < kRows; ++row) {
                         sum[row][0] += even[row * width + d] * low;
                         sum[row][1] += even[row * width + d] * high;
@@ -240,21 +242,18 @@ class SoftMatcher {
         Lanes sums{};
         size_t d = 0;
         for (; d + kLanes <= width; d += kLanes) {
-            const Lanes part = load(to + d);
+            const Lanes part = *lanes(to + d);
             sums += part * part;
         }
         float square = 0;
         for (size_t lane = 0; lane < kLanes; ++lane) square += sums[lane];
         for (; d < width; ++d) square += to[d] * to[d];
-        const float scale = share / std::max(std::sqrt(square), 1e-30f);
+        const float scale = share / std::max(std::sqrt(square), kShortest);
         for (d = 0; d < width; ++d) to[d] *= scale;
     }
 
-    __attribute__((always_inline)) static Lanes load(const float* from) {
-        Lanes lanes;
-        std::memcpy(&lanes, from, sizeof lanes);
-        return lanes;
-    }
+    // A pointer, as a function cannot return lanes alike for all processors.
+    static const Lanes* lanes(const float* from) { return reinterpret_cast<const Lanes*>(from); }
 
     // Writes all slots but those that edges_ merge into others.
     template <class In, class Out>

@@ -360,7 +360,7 @@ def _pass(slots: _Slots, remove: int, chunk: int, value_weight: float) -> tuple[
     # Vectors that hold both, so that their products are means of the cosines of the keys and of the values.
     parts = [(key_RTD, 1.0)] + ([(value_RTD, value_weight)] if value_weight else [])
     norm = (1 + value_weight**2) ** 0.5
-    unit_RTD = torch.cat([normalize(part, dim=-1, eps=1e-30) * (weight / norm) for part, weight in parts], dim=-1)
+    unit_RTD = torch.cat([normalize(part, dim=-1, eps=1e-18) * (weight / norm) for part, weight in parts], dim=-1)
     unit_RTD = pad(unit_RTD, (0, 0, 0, chunks * chunk - count))
     even_RCID, odd_RCJD = (unit_RTD[:, start::2].unflatten(1, (chunks, chunk // 2)) for start in (0, 1))
     cosine_RCIJ = (even_RCID @ odd_RCJD.mT).nan_to_num(nan=-2.0)
