@@ -40,6 +40,7 @@ class Bytes {
 
     const uint8_t* data() const { return static_cast<const uint8_t*>(view_.buf); }
     size_t size() const { return static_cast<size_t>(view_.len); }
+    nb::object object() const { return nb::borrow(view_.obj); }  // who lends them
 
   private:
     Py_buffer view_{};

@@ -3,6 +3,7 @@
 #include "bindings/bpe.hpp"
 #include "bindings/cache.hpp"
 #include "bindings/coding.hpp"
+#include "bindings/ngram.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
 #include "bindings/suffix.hpp"
@@ -11,8 +12,9 @@ NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
     byteloom::bind_segment(module);
+    byteloom::bind_cache(module);
     byteloom::bind_coding(module);
     byteloom::bind_subword(module);
     byteloom::bind_suffix(module);
-    byteloom::bind_cache(module);
+    byteloom::bind_ngram(module);
 }

@@ -13,6 +13,10 @@ class InvalidInputError(ByteloomError, ValueError):
     """An argument, or the content of an input, cannot be used."""
 
 
+class InvalidTypeError(ByteloomError, TypeError):
+    """An argument is of another type than what is asked for, such as text in the place of token ids."""
+
+
 class UnsupportedPositionError(InvalidInputError):
     """The positions of a model cannot be moved: not rotary, changing with the length, or hidden in its attention."""
 
@@ -23,6 +27,10 @@ class CacheMismatchError(InvalidInputError):
 
 class CacheStateError(ByteloomError, RuntimeError):
     """A key-value cache cannot do this in its present state."""
+
+
+class ModelOutputError(ByteloomError, RuntimeError):
+    """A model gives numbers that nothing can be made of."""
 
 
 class FileError(ByteloomError, OSError):

@@ -289,7 +289,8 @@ def test_ids_that_the_model_does_not_have_are_ignored(llama):
     expected = plain(llama, ids, do_sample=False)
     drafter = Noisy([[*expected[0, :13].tolist(), *[VOCABULARY] * 100]], 3, 0.0)
     with pytest.warns(UserWarning, match="ids that the model does not have"):
-        assert torch.equal(plain(llama, ids, do_sample=False, custom_generate=Speculation(drafter)), expected)
+        method = Speculation(drafter, adaptive=False)
+        assert torch.equal(plain(llama, ids, do_sample=False, custom_generate=method), expected)
 
 
 def test_a_pace_verifies_what_pays():
@@ -347,3 +348,23 @@ def test_what_is_returned_may_meet_gradients(llama):
     logits.sum().backward()
     assert llama.get_input_embeddings().weight.grad is not None
     llama.zero_grad()
+
+
+def test_a_drafter_that_costs_more_than_it_gives_rests():
+    pace = Pace()
+    assert not pace.asks(1)  # what a plain step costs is learned first
+    pace.learn_cost(1, 1, 0.010)
+    rests = []
+    for _ in range(6):
+        assert pace.asks(1)
+        pace.learn_step(1, 1, 0.015)
+        rests.append(0)
+        while not pace.asks(1):
+            rests[-1] += 1
+    assert rests == [1, 2, 4, 8, 16, 16]
+    pace.learn_step(1, 5, 0.015)  # one good step, and it is asked again
+    assert pace.asks(1) and pace.asks(1)
+    for _ in range(30):
+        pace.learn_step(1, 3, 0.015)
+    pace.learn_step(1, 1, 0.015)  # one bad step among good ones is no reason
+    assert pace.asks(1) and pace.asks(1)

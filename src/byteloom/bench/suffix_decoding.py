@@ -24,7 +24,7 @@ import numpy as np
 from byteloom.bench.catalogue import Progress
 from byteloom.bench.measure import bench_machine, best_of, timed
 from byteloom.bench.models import code_model, stories, story_prompts
-from byteloom.bench.result import Card, Figure, Result, Row, Scale
+from byteloom.bench.result import Card, Figure, Plot, Result, Row, Scale
 from byteloom.corpus import Corpus
 
 if TYPE_CHECKING:
@@ -48,6 +48,16 @@ CARD = Card(
 
 Request = tuple[list[int], list[int]]  # prompt, answer
 DEPTH = 64
+TEMPERATURES = (0.2, 0.5, 0.8, 1.0, 1.5)
+REPETITION = "Text that repeats less and less, drawn at rising temperatures"
+GROWTH = "The tree as it grows, on ten edits of each source"
+BOUNDS = (  # of the tree over the official one
+    ("us a token to extend", 1.0),
+    ("us a token to remove", 1.0),
+    ("us a proposal after a full match", 0.25),
+    ("us a proposal after no match", 1.0),
+    ("bytes a token", 0.6),
+)
 
 
 @dataclass(frozen=True)
@@ -61,11 +71,12 @@ class _Plan:
     prompts: int  # stories
     new: int  # tokens of each
     stream: int  # tokens for the tree
+    growth: tuple[int, ...]  # tokens of trees that grow
 
 
 _PLANS: dict[Scale, _Plan] = {
-    "smoke": _Plan(400, 60_000, 2, 4, 2, 16, 4_000),
-    "cpu": _Plan(8_192, 4_000_000, 100, 200, 40, 200, 1_000_000),
+    "smoke": _Plan(400, 60_000, 2, 4, 2, 16, 4_000, (4_000, 8_000)),
+    "cpu": _Plan(8_192, 4_000_000, 100, 200, 40, 200, 1_000_000, (500_000, 4_000_000, 10_000_000)),
 }
 
 
@@ -94,17 +105,18 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more, table = _live(data, scale, plan, report)
     numbers |= more
     rows += table
-    streams = _streams(
-        [np.array(tokenizer.encode(source.decode("utf-8", "replace")).ids, np.uint32) for source in sources], plan
-    )
-    more, table = _trees(streams)
-    numbers |= more
-    rows += table
+    encoded = [np.array(tokenizer.encode(source.decode("utf-8", "replace")).ids, np.uint32) for source in sources]
+    for more, table in (_trees(_streams(encoded, plan)), _growth(encoded, plan, report)):
+        numbers |= more
+        rows += table
     if scale == "smoke":  # too little work for a bound to mean anything
         numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
-    return Result(
-        CARD.method, scale, numbers, rows, bench_machine("torch", "transformers"), time.perf_counter() - began, notes
-    )
+    plots = [
+        Plot(GROWTH, "million tokens", "us a token to extend", "tree"),
+        Plot(REPETITION, "repeated tokens (%)", "over plain", "method"),
+    ]
+    machine = bench_machine("torch", "transformers")
+    return Result(CARD.method, scale, numbers, rows, machine, time.perf_counter() - began, notes, plots)
 
 
 # Replays
@@ -292,7 +304,7 @@ def _live(data: Path | None, scale: Scale, plan: _Plan, report: Progress) -> tup
         }
         for label, (_, method) in methods.items()
     ]
-    worst, row = _fresh_text(model, prompts, plan)
+    worst, more = _temperatures(model, prompts[: max(2, plan.prompts // 2)], plan)
     look_up = seconds["transformers, prompt look-up"]
     return {
         f"{name}: suffix path over plain decoding": Figure(
@@ -308,40 +320,74 @@ def _live(data: Path | None, scale: Scale, plan: _Plan, report: Progress) -> tup
             100 * same["suffix path"] / len(prompts), "%", at_least=100
         ),
         f"{name}: sampled text that repeats nothing, suffix path over plain": Figure(worst, "x", at_least=0.97),
-    }, [*rows, row]
+    }, [*rows, *more]
 
 
-def _fresh_text(model: PreTrainedModel, prompts: list[list[int]], plan: _Plan) -> tuple[float, Row]:
-    """Text drawn at random, of which a cache can guess little: is plain decoding faster then?"""
+def _temperatures(model: PreTrainedModel, prompts: list[list[int]], plan: _Plan) -> tuple[float, list[Row]]:
+    """Text drawn at rising temperatures repeats less and less: is plain decoding faster at the end?
+
+    Gives the speed over plain decoding at the last temperature, and the table.
+    """
     import torch
 
-    from byteloom.generate import Speculation, SuffixCache
+    from byteloom.generate import PromptLookup, Speculation, SuffixCache
 
-    seconds = [0.0, 0.0]
-    method = Speculation(SuffixCache(max_depth=DEPTH))
-    for seed, ids in enumerate(prompts):
-        for which, extra in enumerate(({}, {"custom_generate": method})):
-            torch.manual_seed(seed)
-            ids_BT = torch.tensor([ids])
-            call = partial(
-                model.generate,
-                ids_BT,
-                attention_mask=torch.ones_like(ids_BT),
-                max_new_tokens=plan.new,
-                do_sample=True,
-                temperature=1.5,
-                top_k=0,
-                eos_token_id=None,
-                pad_token_id=0,
-                **extra,
+    rows: list[Row] = []
+    for temperature in TEMPERATURES:
+        methods = {
+            "suffix path": Speculation(SuffixCache(max_depth=DEPTH)),
+            "prompt look-up": Speculation(PromptLookup()),
+        }
+        seconds = dict.fromkeys(["plain", *methods], 0.0)
+        texts: list[list[int]] = []
+        for seed, ids in enumerate(prompts):
+            for which in seconds:
+                torch.manual_seed(seed)
+                ids_BT = torch.tensor([ids])
+                call = partial(
+                    model.generate,
+                    ids_BT,
+                    attention_mask=torch.ones_like(ids_BT),
+                    max_new_tokens=plan.new,
+                    do_sample=True,
+                    temperature=temperature,
+                    top_k=0,
+                    eos_token_id=None,
+                    pad_token_id=0,
+                    custom_generate=methods.get(which),
+                )
+                text_BT, span = timed(call)
+                seconds[which] += span.wall
+            texts.append(text_BT[0].tolist())
+        repeated = 100 * _repeated(texts)
+        for which, method in methods.items():
+            speed = seconds["plain"] / seconds[which]
+            rows.append(
+                {
+                    "table": REPETITION,
+                    "temperature": temperature,
+                    "repeated tokens (%)": repeated,
+                    "method": which,
+                    "over plain": speed,
+                    "tokens a step": method.statistics.tokens_per_step,
+                }
             )
-            seconds[which] += timed(call)[1].wall
-    return seconds[0] / seconds[1], {
-        "table": "Text drawn at temperature 1.5, which repeats little",
-        "method": "suffix path",
-        "over plain": seconds[0] / seconds[1],
-        "tokens a step": method.statistics.tokens_per_step,
-    }
+    fresh = next(row["over plain"] for row in rows[-2:] if row["method"] == "suffix path")
+    assert isinstance(fresh, float)
+    return fresh, rows
+
+
+def _repeated(texts: list[list[int]], length: int = 4) -> float:
+    """The share of tokens that follow the same 4 tokens as somewhere before, in any of the texts."""
+    seen: set[tuple[int, ...]] = set()
+    repeated = count = 0
+    for text in texts:
+        for at in range(length, len(text)):
+            window = tuple(text[at - length : at + 1])
+            repeated += window in seen
+            count += 1
+            seen.add(window)
+    return repeated / max(1, count)
 
 
 def _model(
@@ -368,13 +414,53 @@ def _streams(encoded: list[np.ndarray], plan: _Plan) -> dict[str, list[np.ndarra
             left -= len(sources[-1])
             if left <= 0:
                 break
-    edits = []
-    for at in range(0, plan.stream, 2_000):
-        base = encoded[at // 20_000 % len(encoded)][:2_000].copy()
-        base[rng.integers(0, len(base), max(1, len(base) // 100))] = rng.integers(0, plan.vocab)
-        edits.append(base)
     noise = np.split(rng.integers(0, plan.vocab, plan.stream, dtype=np.uint32), max(1, plan.stream // 2_000))
-    return {"Python sources": sources, "ten edits of each source": edits, "random tokens": noise}
+    return {
+        "Python sources": sources,
+        "ten edits of each source": _edits(encoded, plan.stream, plan.vocab),
+        "random tokens": noise,
+    }
+
+
+def _edits(encoded: list[np.ndarray], tokens: int, vocab: int) -> list[np.ndarray]:
+    """The first 2,000 tokens of each sequence ten times, another hundredth of them changed each time."""
+    rng = np.random.default_rng(0)
+    edits = []
+    for at in range(0, tokens, 2_000):
+        base = encoded[at // 20_000 % len(encoded)][:2_000].copy()
+        base[rng.integers(0, len(base), max(1, len(base) // 100))] = rng.integers(0, vocab)
+        edits.append(base)
+    return edits
+
+
+def _growth(encoded: list[np.ndarray], plan: _Plan, report: Progress) -> tuple[dict[str, Figure], list[Row]]:
+    """Is a token as cheap, and a question as quick, in a tree of ten million tokens?"""
+    peer = _peer()
+    rows: list[Row] = []
+    found: dict[str, dict[int, dict[str, float]]] = {}
+    for name, tree in {"byteloom": _Ours, **({} if peer is None else {"arctic-inference": peer})}.items():
+        for done, tokens in enumerate(plan.growth):
+            report(f"trees of {name}", done, len(plan.growth))
+            sequences = _edits(encoded, tokens, plan.vocab)
+            figures = _measure(tree, sequences)
+            found.setdefault(name, {})[tokens] = figures
+            rows.append({"table": GROWTH, "million tokens": sum(map(len, sequences)) / 1e6, "tree": name, **figures})
+    ours, least, most = found["byteloom"], plan.growth[0], plan.growth[-1]
+    numbers = {
+        f"us a token to extend at {most / 1e6:g} million tokens over {least / 1e6:g}": Figure(
+            ours[most]["us a token to extend"] / ours[least]["us a token to extend"], "x", at_most=1.5
+        ),
+        f"us a proposal at {most / 1e6:g} million tokens over {least / 1e6:g}": Figure(
+            ours[most]["us a proposal after a full match"] / ours[least]["us a proposal after a full match"],
+            "x",
+            at_most=2,
+        ),
+    }
+    for what, bound in () if peer is None else BOUNDS:
+        numbers[f"{most / 1e6:g} million tokens: {what}, over the official package"] = Figure(
+            ours[most][what] / found["arctic-inference"][most][what], "x", at_most=bound
+        )
+    return numbers, rows
 
 
 def _trees(streams: dict[str, list[np.ndarray]]) -> tuple[dict[str, Figure], list[Row]]:
@@ -389,13 +475,7 @@ def _trees(streams: dict[str, list[np.ndarray]]) -> tuple[dict[str, Figure], lis
             continue
         theirs = _measure(peer, sequences)
         rows.append({"table": f"The tree on {kind}", "tree": "arctic-inference", **theirs})
-        for what, bound in (
-            ("us a token to extend", 1.0),
-            ("us a token to remove", 1.0),
-            ("us a proposal after a full match", 0.25),
-            ("us a proposal after no match", 1.0),
-            ("bytes a token", 0.6),
-        ):
+        for what, bound in BOUNDS:
             numbers[f"{kind}: {what}, over the official package"] = Figure(
                 ours[what] / theirs[what], "x", at_most=bound
             )

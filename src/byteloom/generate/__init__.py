@@ -2,14 +2,26 @@
 
 Faster: `Speculation` with a drafter, such as a `SuffixCache`, as the `custom_generate` of `model.generate`.
 Further: `LambdaCacheFactory` and `extend`.
+Several at once: `superposed_generate` with an `NgramModel`, or `Superposed` as the `custom_generate`.
+Along with a text while it is edited: `EditSession`.
 """
 
 from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
+from byteloom.generate.edit_session import EditSession, SyncReport
 from byteloom.generate.engine import Statistics
 from byteloom.generate.lambda_attention import LambdaCacheFactory, LambdaLayer, LambdaStream, extend
+from byteloom.generate.ngram import NgramModel
 from byteloom.generate.speculation import Speculation
 from byteloom.generate.suffix_cache import SuffixCache
+from byteloom.generate.superposed import (
+    Superposed,
+    SuperposedConfig,
+    SuperposedOutput,
+    superposed_generate,
+    tune_superposed,
+)
+from byteloom.generate.token_diff import Edit, token_edits
 
 __all__ = [
     "BatchEngine",
@@ -17,15 +29,25 @@ __all__ = [
     "Draft",
     "DraftModel",
     "Drafter",
+    "Edit",
+    "EditSession",
     "Hybrid",
     "LambdaCacheFactory",
     "LambdaLayer",
     "LambdaStream",
+    "NgramModel",
     "PromptLookup",
     "Sampling",
     "Speculation",
     "Statistics",
     "SuffixCache",
+    "Superposed",
+    "SuperposedConfig",
+    "SuperposedOutput",
+    "SyncReport",
     "extend",
     "speculate_batch",
+    "superposed_generate",
+    "token_edits",
+    "tune_superposed",
 ]

@@ -138,16 +138,13 @@ class Engine:
         with statistics.timed("schedule"):
             turn = self.rows.turn()
             texts = [self.active[row] for row in turn]
+        began = time.perf_counter()
+        asks = self._pace is None or self._pace.asks(len(texts))
         with statistics.timed("draft"):
-            budgets = [text.budget() if self.most is None else min(text.budget(), self.most) for text in texts]
-            proposed = self.drafter.propose(texts, budgets)
-            drafts = [
-                text.usable(draft, trees=self.trees and self.rows.takes_trees)
-                for text, draft in zip(texts, proposed, strict=True)
-            ]
+            drafts = self._drafts(texts) if asks else [Draft() for _ in texts]
             size = self._pace.size(drafts) if self._pace else max(len(draft.tokens) for draft in drafts)
             verified = [draft.cut(size) for draft in drafts]
-        began = time.perf_counter()
+        drafted = time.perf_counter()
         with statistics.timed("verify"):
             logits_RQV = self.rows.forward(
                 [[text.last, *draft.tokens] for text, draft in zip(texts, verified, strict=True)],
@@ -163,7 +160,10 @@ class Engine:
         with statistics.timed("align"):
             self.rows.keep(places)
         if self._pace:
-            self._pace.learn_cost(len(texts), 1 + max(len(d.tokens) for d in verified), time.perf_counter() - began)
+            ended = time.perf_counter()
+            self._pace.learn_cost(len(texts), 1 + max(len(d.tokens) for d in verified), ended - drafted)
+            if asks:
+                self._pace.learn_step(len(texts), sum(map(len, places)), ended - began)
         for text, whole, draft, kept in zip(texts, drafts, verified, places, strict=True):
             accepted = len(kept) - 1
             if self._pace:
@@ -174,6 +174,15 @@ class Engine:
         statistics.forwards += 1
         statistics.steps += len(texts)
         self._tell(texts)
+
+    def _drafts(self, texts: Sequence[Text]) -> list[Draft]:
+        """What the drafter proposes, as far as it can be verified."""
+        budgets = [text.budget() if self.most is None else min(text.budget(), self.most) for text in texts]
+        trees = self.trees and self.rows.takes_trees
+        return [
+            text.usable(draft, trees=trees)
+            for text, draft in zip(texts, self.drafter.propose(texts, budgets), strict=True)
+        ]
 
     def _tell(self, texts: Sequence[Text]) -> None:
         """Tell of new tokens, and give up the rows of texts that have ended."""

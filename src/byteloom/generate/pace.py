@@ -8,22 +8,48 @@ from byteloom.generate.drafts import Draft
 
 
 class Pace:
-    """How much of the drafts is worth its verification: the size with the most expected tokens a second.
+    """How much of the drafts is worth its verification, and whether it is worth to ask for them.
 
     What drafts yield is remembered by their source and the power of two of their match, and what a pass costs by its
-    rows and the power of two of its tokens a row; a size that was never tried is
-    taken to cost what the next smaller one does, and one that was costly once is tried again after a while, for it may
-    have been by chance.
+    rows and the power of two of its tokens a row; chosen is the size with the most expected tokens a second. A size
+    that was never tried is taken to cost what the next smaller one does, and one that was costly once is tried again
+    after a while, for it may have been by chance. Where drafts do not pay for the time that they and their verification
+    take, the drafter rests for 1, 2, 4... steps, and goes on when a step is faster than a plain one.
     """
 
     NEWEST = 0.25  # weight of a new measurement
     FADING = 0.999  # of a cost, each time another size is chosen
     MARGIN = 1.1
     LASTING = 0.97  # of what drafts yielded, each time a draft of the kind is judged
+    RECENT = 0.1  # weight of the newest step for which drafts were asked
+    LONGEST_REST = 16  # steps
 
     def __init__(self) -> None:
         self._costs: dict[tuple[int, int], float] = {}  # seconds
         self._yields: dict[tuple[str, int], tuple[float, float]] = {}  # accepted tokens, and expected ones; they fade
+        self._recent = [0.0, 0.0]  # tokens and seconds of a step for which drafts were asked
+        self._rest = 0  # steps without asking that are left
+        self._patience = 1  # steps of the next rest
+
+    def asks(self, rows: int) -> bool:
+        """Whether to ask for drafts before the next step: not while they are known to slow the rows down."""
+        if (rows, 1) not in self._costs:  # what a step without drafts costs, all else is compared with
+            return False
+        if self._rest:
+            self._rest -= 1
+            return False
+        return True
+
+    def learn_step(self, rows: int, tokens: int, seconds: float) -> None:
+        """A step for which drafts were asked took so long, the asking included, and gave so many tokens."""
+        plain = rows / self._costs[rows, 1]
+        for at, value in enumerate((tokens, seconds)):
+            self._recent[at] += self.RECENT * (value - self._recent[at])
+        if tokens >= plain * seconds:
+            self._patience = 1
+        elif self._recent[0] < plain * self._recent[1]:
+            self._rest = self._patience
+            self._patience = min(2 * self._patience, self.LONGEST_REST)
 
     def size(self, drafts: Sequence[Draft]) -> int:
         """How many tokens of each draft to verify, at most."""

@@ -57,21 +57,20 @@ class OneRow:
 
     def __init__(self, model: PreTrainedModel, cache: Cache | None = None) -> None:
         self.model = model
-        self.cache = _whole_cache(model) if cache is None else cache
+        self.cache = whole_cache(model) if cache is None else cache
         if self.cache.layers and all(self.cache.is_linear):  # such a cache does not even know its length
             self._refuse()
         self.length = int(self.cache.get_seq_length())
         self._device = model.device
+        self._has_window = has_window(model)
         self._fed = 0  # tokens of the last forward
         if self.length:
             self._prepare_to_crop()
 
     @property
     def takes_trees(self) -> bool:
-        """Whether drafts may branch: the attention takes any mask and no layer has a window."""
-        return self.model.config._attn_implementation in ("sdpa", "eager") and all(
-            type(layer) is DynamicLayer for layer in self.cache.layers
-        )
+        """Whether drafts may branch."""
+        return not self._has_window and takes_trees(self.model, self.cache)
 
     def forward(self, ids: Sequence[int], parents: Sequence[int] | None = None, *, last: bool = False) -> torch.Tensor:
         """Logits [Q, V] after each of the new tokens, or [1, V] after the last one.
@@ -81,9 +80,7 @@ class OneRow:
         is_first = self.length == 0
         more: dict[str, Any] = {CACHE_KEYWORD: self.cache}
         if parents is not None:
-            seen_QQ, depths = _ancestors(parents)
-            more["position_ids"] = torch.tensor([depths], device=self._device) + self.length
-            more["attention_mask"] = self._mask(seen_QQ)
+            more |= tree_inputs(self.model, [parents], torch.ones(1, self.length, dtype=torch.bool))
         output = self.model(
             input_ids=torch.tensor([ids], device=self._device), use_cache=True, logits_to_keep=int(last), **more
         )
@@ -121,20 +118,47 @@ class OneRow:
             f"{type(self.model).__name__} keeps states that cannot be rolled back; decode it without drafts"
         )
 
-    def _mask(self, seen_QQ: torch.Tensor) -> torch.Tensor:
-        past_QT = torch.ones(len(seen_QQ), self.length, dtype=torch.bool)
-        seen_QT = torch.cat([past_QT, seen_QQ], dim=1).to(self._device)
-        if self.model.config._attn_implementation == "sdpa":
-            return seen_QT[None, None]
-        lowest = torch.finfo(self.model.dtype).min
-        return torch.zeros_like(seen_QT, dtype=self.model.dtype).masked_fill_(~seen_QT, lowest)[None, None]
+
+def has_window(model: PreTrainedModel) -> bool:
+    """Whether some layer attends to the latest tokens alone."""
+    return any(DynamicCache(config=model.config).is_sliding)
 
 
-def _whole_cache(model: PreTrainedModel) -> Cache:
+def whole_cache(model: PreTrainedModel) -> Cache:
     """An empty cache. A layer with a window keeps all, for the mask hides what is outside: then steps can follow one
     another before it is known what is kept."""
-    cache = DynamicCache(config=model.config)
-    return DynamicCache() if any(cache.is_sliding) else cache
+    return DynamicCache() if has_window(model) else DynamicCache(config=model.config)
+
+
+def takes_trees(model: PreTrainedModel, cache: Cache) -> bool:
+    """Whether the attention takes the mask of `tree_inputs` behind this cache, where no layer has a window."""
+    return model.config._attn_implementation in ("sdpa", "eager") and all(
+        type(layer) is DynamicLayer for layer in cache.layers
+    )
+
+
+def tree_inputs(
+    model: PreTrainedModel, parents: Sequence[Sequence[int]], past_BT: torch.Tensor
+) -> dict[str, torch.Tensor]:
+    """What the model takes beside the ids to read new tokens of which each sees its ancestors and what came before.
+
+    parents: in every row, for each new token the one before it, -1 for the end of what was read; shorter rows are
+    filled up. past_BT: bool, on the CPU, which of the cached tokens are not padding.
+    """
+    size = max(map(len, parents))
+    seen_BQQ = torch.eye(size, dtype=torch.bool).repeat(len(parents), 1, 1)
+    depths = [[0] * size for _ in parents]
+    for before, seen_QQ, deep in zip(parents, seen_BQQ, depths, strict=True):
+        for at, parent in enumerate(before):
+            if parent >= 0:
+                seen_QQ[at] |= seen_QQ[parent]
+                deep[at] = deep[parent] + 1
+    positions_BQ = torch.tensor(depths) + past_BT.sum(1, keepdim=True)
+    mask_BQT = torch.cat([past_BT[:, None].expand(-1, size, -1), seen_BQQ], dim=2).to(model.device)
+    if model.config._attn_implementation != "sdpa":
+        lowest = torch.finfo(model.dtype).min
+        mask_BQT = torch.zeros_like(mask_BQT, dtype=model.dtype).masked_fill_(~mask_BQT, lowest)
+    return {"position_ids": positions_BQ.to(model.device), "attention_mask": mask_BQT[:, None]}
 
 
 class SeparateRows:
@@ -247,14 +271,3 @@ class RaggedRows:
 def padded(ids: Sequence[Sequence[int]]) -> torch.Tensor:
     """Ids side by side, int64 [R, longest], the shorter ones with zeros behind them."""
     return torch.nn.utils.rnn.pad_sequence([torch.tensor(row, dtype=torch.long) for row in ids], batch_first=True)
-
-
-def _ancestors(parents: Sequence[int]) -> tuple[torch.Tensor, list[int]]:
-    """Which tokens each sees, itself among them, bool [Q, Q]; and how many."""
-    seen_QQ = torch.eye(len(parents), dtype=torch.bool)
-    depths = [0] * len(parents)
-    for at, parent in enumerate(parents):
-        if parent >= 0:
-            seen_QQ[at] |= seen_QQ[parent]
-            depths[at] = depths[parent] + 1
-    return seen_QQ, depths

@@ -368,7 +368,7 @@ class KVCache(Cache):
         """
         for layer in self.layers:
             if layer.is_initialized:
-                layer.keys.copy_(rotation.shift(layer.keys, delta, layer.index))
+                rotation.shift_(layer.keys, delta, layer.index)
             layer.logical += delta
 
     def truncate(self, physical: int, logical: int) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 PROBE_TOKENS = 12
+TURN_BLOCK = 512  # tokens turned at once on a CPU: few enough for its cache
 FAR = 1 << 24  # a position beyond every window: what depends on the length shows itself there
 
 
@@ -40,6 +41,9 @@ class _Turn:
     interleaved: bool
 
     def apply(self, keys_BHTD: torch.Tensor, delta: int | torch.Tensor) -> torch.Tensor:
+        return self.apply_(keys_BHTD.clone(), delta)
+
+    def apply_(self, keys_BHTD: torch.Tensor, delta: int | torch.Tensor) -> torch.Tensor:
         device = keys_BHTD.device
         # float64 keeps the phase of a long shift exact; MPS has none.
         wide = torch.float32 if device.type == "mps" else torch.float64
@@ -49,21 +53,21 @@ class _Turn:
         angle_BHTF = delta_BHT[..., None] * self.frequencies.to(device, wide)
         work = torch.promote_types(keys_BHTD.dtype, torch.float32)
         cos_BHTF, sin_BHTF = angle_BHTF.cos().to(work), angle_BHTF.sin().to(work)
-        width = 2 * len(self.frequencies)
-        rotated_BHTD = keys_BHTD[..., :width].to(work)
-        if self.interleaved:
-            x_BHTF, y_BHTF = rotated_BHTD[..., 0::2], rotated_BHTD[..., 1::2]
-        else:
-            x_BHTF, y_BHTF = rotated_BHTD.chunk(2, dim=-1)
-        x_BHTF, y_BHTF = x_BHTF * cos_BHTF - y_BHTF * sin_BHTF, y_BHTF * cos_BHTF + x_BHTF * sin_BHTF
-        if self.interleaved:
-            rotated_BHTD = torch.stack((x_BHTF, y_BHTF), dim=-1).flatten(-2)
-        else:
-            rotated_BHTD = torch.cat((x_BHTF, y_BHTF), dim=-1)
-        rotated_BHTD = rotated_BHTD.to(keys_BHTD.dtype)
-        if width == keys_BHTD.shape[-1]:
-            return rotated_BHTD
-        return torch.cat((rotated_BHTD, keys_BHTD[..., width:]), dim=-1)
+        pairs, tokens = len(self.frequencies), keys_BHTD.shape[2]
+        first, second = slice(0, 2 * pairs, 2), slice(1, 2 * pairs, 2)
+        if not self.interleaved:
+            first, second = slice(0, pairs), slice(pairs, 2 * pairs)
+        step = TURN_BLOCK if device.type == "cpu" else max(1, tokens)
+        for start in range(0, tokens, step):
+            block = slice(start, start + step)
+            cos, sin = (table if table.dim() == 1 else table[..., block, :] for table in (cos_BHTF, sin_BHTF))
+            x, y = keys_BHTD[:, :, block, first], keys_BHTD[:, :, block, second]
+            wide_x, wide_y = x.to(work), y.to(work)
+            turned_x = (wide_x * cos).addcmul_(wide_y, sin, value=-1)
+            turned_y = (wide_y * cos).addcmul_(wide_x, sin)
+            x.copy_(turned_x)
+            y.copy_(turned_y)
+        return keys_BHTD
 
 
 class KeyRotation:
@@ -99,10 +103,17 @@ class KeyRotation:
         delta: an int, or integers [T] or [B, T]; negative ones turn back. Re-rotating in 16 bits again and again adds
         rounding: bfloat16 keys are off by 0.5 % after ten shifts and 1.6 % after a hundred.
         """
-        turn = self._turns[layer]
-        if turn is None or (isinstance(delta, int) and delta == 0):
-            return keys_BHTD
-        return turn.apply(keys_BHTD, delta)
+        turn = self._turn(layer, delta)
+        return keys_BHTD if turn is None else turn.apply(keys_BHTD, delta)
+
+    def shift_(self, keys_BHTD: torch.Tensor, delta: int | torch.Tensor, layer: int) -> None:
+        """As `shift`, in place. On a CPU the temporaries stay in its cache: little more than one pass over memory."""
+        turn = self._turn(layer, delta)
+        if turn is not None:
+            turn.apply_(keys_BHTD, delta)
+
+    def _turn(self, layer: int, delta: int | torch.Tensor) -> _Turn | None:
+        return None if isinstance(delta, int) and delta == 0 else self._turns[layer]
 
 
 _measured: weakref.WeakKeyDictionary[PreTrainedModel, dict[tuple[int, float | None], KeyRotation]] = (
