@@ -270,6 +270,35 @@ def test_decoding_goes_on_merging(family, options):
     assert layer.target == (140 if "ratio" in options else 60)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_attended_to_is_guarded(family):
+    model = tiny(family)
+    ids = tokens(150, batch=2)
+    plain = KVCache.for_model(model)
+    with attach(model):
+        logits(model, ids, **{CACHE_KEYWORD: plain})
+    for guard, spared in ((0.5, 20), (0.0, 0)):
+        caught = []
+
+        class Spy(MergedLayer):
+            def attend(self, module, query, key, value, mask, scaling, caught=caught, **options):
+                weights = (query[:, :, -16:] @ key[:, :, :-16].repeat_interleave(2, 1).mT * scaling).softmax(-1)
+                caught.append(weights.mean(2).unflatten(1, (2, 2)).mean(2)[:, :, 4:])
+                return super().attend(module, query, key, value, mask, scaling, **options)
+
+        with attach(model):
+            cache = MergingCache.for_model(model, Spy, budget=60, recent=16, guard=guard)
+            logits(model, ids, **{CACHE_KEYWORD: cache})
+        for layer, whole, weights in zip(cache.layers, plain.layers, caught, strict=True):
+            assert layer.physical == 60 and torch.allclose(sizes(layer).sum(-1), torch.tensor(150.0))
+            best = 4 + weights.topk(20).indices.sort().values
+            for row in range(2):
+                for head in range(2):
+                    kept = {tuple(key.tolist()) for key in layer.keys[row, head]}
+                    alone = [tuple(key.tolist()) in kept for key in whole.keys[row, head, best[row, head]]]
+                    assert sum(alone) == spared if guard else sum(alone) < 20
+
+
 def test_no_more_than_one_layer_is_ever_whole():
     model = build("Llama", num_hidden_layers=6)
     ids = tokens(3000)
@@ -437,6 +466,7 @@ def test_bad_input():
         ({"ratio": 0.5, "chunk": 0}, "even number of slots"),
         ({"ratio": 0.5, "sinks": -1}, "sinks are at least 0"),
         ({"ratio": 0.5, "recent": 0}, "recent tokens at least 1"),
+        ({"ratio": 0.5, "guard": 1.0}, "guarded share is at least 0 and below 1"),
     ):
         with pytest.raises(ValueError, match=words):
             merging_cache(model, **options)
