@@ -18,6 +18,10 @@ LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file
 
 if command -v clang++ >/dev/null; then
     for target in bpe segment lattice coding suffix ngram; do
+    tests/generate/test_suffix_tree.py tests/compress/cache/test_merging.py
+
+if command -v clang++ >/dev/null; then
+    for target in bpe segment lattice coding suffix merge; do
         clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Inative -pthread \
             native/fuzz/${target}_fuzz.cpp -o build/sanitize/${target}_fuzz
         mkdir -p build/sanitize/corpus/$target
