@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 
 #include "bindings/bpe.hpp"
+#include "bindings/cache.hpp"
 #include "bindings/coding.hpp"
 #include "bindings/ngram.hpp"
 #include "bindings/segment.hpp"
@@ -11,6 +12,7 @@ NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
     byteloom::bind_bpe(module);
     byteloom::bind_segment(module);
+    byteloom::bind_cache(module);
     byteloom::bind_coding(module);
     byteloom::bind_subword(module);
     byteloom::bind_suffix(module);

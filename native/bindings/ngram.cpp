@@ -3,14 +3,18 @@
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "bindings/buffers.hpp"
 #include "ngram/ngram.hpp"
+#include "ngram/superpose.hpp"
 
 namespace byteloom {
 namespace {
@@ -18,6 +22,19 @@ namespace {
 using namespace nb::literals;
 using IdRows = nb::ndarray<const uint32_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Weights = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+using Logits = nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Histories = nb::ndarray<const uint32_t, nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+nb::ndarray<nb::numpy, T, nb::ndim<2>> to_matrix(std::vector<T>&& values, size_t columns) {
+    auto owned = std::make_unique<std::vector<T>>(std::move(values));
+    T* data = owned->data();
+    const size_t rows = columns == 0 ? 0 : owned->size() / columns;
+    nb::capsule owner(owned.get(), [](void* vector) noexcept { delete static_cast<std::vector<T>*>(vector); });
+    owned.release();
+    return nb::ndarray<nb::numpy, T, nb::ndim<2>>(data, {rows, columns}, owner);
+}
 
 // A table and the bytes that it reads.
 class PyNgramTable {
@@ -43,25 +60,48 @@ class PyNgramTable {
         if (groups == 0 ? rows != 0 : rows % groups != 0) {
             throw nb::value_error("the histories divide evenly among the rows of candidates");
         }
-        auto out = std::make_unique<std::vector<float>>(rows * count);
+        std::vector<float> out(rows * count);
         {
             const nb::gil_scoped_release free;
             for (size_t row = 0; row < rows; ++row) {
                 table_.query(histories.data() + row * histories.shape(1),
                              candidates.data() + row / (rows / groups) * count, count, weights.data(),
-                             out->data() + row * count);
+                             out.data() + row * count);
             }
         }
-        float* data = out->data();
-        nb::capsule owner(out.get(), [](void* vector) noexcept { delete static_cast<std::vector<float>*>(vector); });
-        out.release();
-        return nb::ndarray<nb::numpy, float, nb::ndim<2>>(data, {rows, count}, owner);
+        return to_matrix(std::move(out), count);
     }
 
   private:
     Bytes bytes_;
     NgramTable table_;
 };
+
+nb::tuple best_pairs_of_rows(const PyNgramTable* table, const std::optional<Weights>& weights, const Logits& logits,
+                             const IdRows& candidates, const Histories& histories, const Logits& scores,
+                             double temperature, double alpha, double penalty, size_t keep) {
+    const size_t rows = logits.shape(0), count = logits.shape(1), drafts = scores.shape(1);
+    const size_t last = table == nullptr ? 0 : table->table().order() - 1;
+    if (candidates.shape(0) != rows || candidates.shape(1) != count || scores.shape(0) != rows || count == 0 ||
+        histories.shape(0) != rows || histories.shape(1) != drafts || histories.shape(2) != last ||
+        (table != nullptr && (!weights || weights->size() != last))) {
+        throw nb::value_error("logits, candidates, histories and scores are of the same rows, drafts and order");
+    }
+    keep = std::min(keep, drafts * count);
+    std::vector<int64_t> pairs(rows * keep);
+    std::vector<double> totals(rows * keep);
+    {
+        const nb::gil_scoped_release free;
+        for (size_t row = 0; row < rows; ++row) {
+            best_pairs({temperature, alpha, penalty}, table == nullptr ? nullptr : &table->table(),
+                       weights ? weights->data() : nullptr, logits.data() + row * count,
+                       candidates.data() + row * count, count, histories.data() + row * drafts * last,
+                       scores.data() + row * drafts, drafts, keep, pairs.data() + row * keep,
+                       totals.data() + row * keep);
+        }
+    }
+    return nb::make_tuple(to_matrix(std::move(pairs), keep), to_matrix(std::move(totals), keep));
+}
 
 }  // namespace
 
@@ -95,6 +135,13 @@ void bind_ngram(nb::module_& module) {
         .def_prop_ro("sizes", &PyNgramTable::sizes, "Distinct n-grams of orders 2, 3, ...")
         .def_prop_ro("data", &PyNgramTable::data, "The bytes that it was given.")
         .def_prop_ro("nbytes", &PyNgramTable::nbytes);
+
+    module.def(
+        "best_pairs", &best_pairs_of_rows, "table"_a.none(), "weights"_a.none(), "logits"_a, "candidates"_a,
+        "histories"_a, "scores"_a, "temperature"_a, "alpha"_a, "penalty"_a, "keep"_a,
+        "(pairs, totals), int64 and float64 [b, keep]: which candidates continue which drafts of each prompt, best "
+        "first.\n\ntable: None where the model alone decides. logits: float64 [b, s], falling; candidates: uint32 "
+        "[b, s]; histories: uint32 [b, k, order - 1]; scores: float64 [b, k].");
 }
 
 }  // namespace byteloom

@@ -1,5 +1,6 @@
 import math
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from byteloom.errors import InvalidInputError, ModelOutputError
 from byteloom.generate import NgramModel, Superposed, SuperposedConfig, superposed_generate, tune_superposed
-from byteloom.generate.rescoring import plain_log_probs
 from byteloom.generate.superposed import _Drafts, _superposition
 from byteloom.models import attach
 from byteloom.models.attention import CACHE_KEYWORD
@@ -82,7 +82,7 @@ def test_one_draft_without_ngrams_is_greedy_text(family, attention):
 
 def test_equal_tokens_superpose_to_their_embedding():
     model = tiny("Llama")
-    x = _superposition(model, np.array([[7, 7, 7]]), np.array([[0.2, 0.5, 0.3]]))
+    x = _superposition(model.get_input_embeddings(), np.array([[7, 7, 7]]), np.array([[0.2, 0.5, 0.3]]))
     torch.testing.assert_close(x[0, 0], model.get_input_embeddings().weight[7], atol=1e-6, rtol=0)
 
 
@@ -421,26 +421,27 @@ def test_alpha_0_is_no_smoothing_and_ngrams_none_is_too(ngrams):
     )
 
 
-def test_tuning_finds_the_least_surprising_drafts(ngrams, documents):
-    model, judge = tiny("Llama"), tiny("Qwen2")
+def test_tuning_finds_the_best_drafts(ngrams, documents):
+    model = tiny("Llama")
     prompts = [document[:size] for document, size in zip(documents, (5, 9, 9), strict=False)]
     grid = {"temperatures": (0.2, 1.0), "alphas": (0.1, 0.9)}
-    for who in (None, judge):
-        best = tune_superposed(model, prompts, ngrams, max_new_tokens=5, judge=who, **grid)
-        means = {}
-        for temperature in grid["temperatures"]:
-            for alpha in grid["alphas"]:
-                config = SuperposedConfig(temperature=temperature, alpha=alpha)
-                total = 0.0
-                for prompt in prompts:
-                    ids = torch.tensor([prompt])
-                    new = superposed_generate(model, ids, max_new_tokens=5, ngrams=ngrams, config=config)
-                    with torch.no_grad():
-                        total += plain_log_probs(
-                            who or model, ids, None, new.sequences[:, :, len(prompt) :].tolist()
-                        ).sum()
-                means[config] = float(total)
-        assert best == max(means, key=means.get)
+    means = {}
+    for temperature in grid["temperatures"]:
+        for alpha in grid["alphas"]:
+            config = SuperposedConfig(temperature=temperature, alpha=alpha, rescore=False)
+            ids = [torch.tensor([prompt]) for prompt in prompts]
+            scored = [
+                superposed_generate(model, row, max_new_tokens=5, ngrams=ngrams, config=replace(config, rescore=True))
+                for row in ids
+            ]
+            means[config] = sum(float(drafts.log_probs.mean()) for drafts in scored)
+    first = SuperposedConfig(rescore=False)
+    best = tune_superposed(model, prompts, ngrams, config=first, max_new_tokens=5, **grid)
+    assert best == max(means, key=means.get)
+    seen = []
+    last = tune_superposed(model, prompts, ngrams, judge=lambda drafts: seen.append(drafts) or len(seen), **grid)
+    assert len(seen) == 4 and last == SuperposedConfig(temperature=1.0, alpha=0.9)
+    assert tune_superposed(model, prompts, None, **grid).alpha == SuperposedConfig().alpha
     with pytest.raises(InvalidInputError, match="tuning needs prompts"):
         tune_superposed(model, [], ngrams)
 

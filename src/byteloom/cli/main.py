@@ -13,6 +13,7 @@ from rich.markup import escape
 
 from byteloom import __version__
 from byteloom.cli.bench import bench
+from byteloom.cli.complete import complete
 from byteloom.cli.console import err, interrupted
 from byteloom.cli.corpus import corpus_app
 from byteloom.cli.demo import demo
@@ -21,6 +22,7 @@ from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
 from byteloom.cli.lexicon import lexicon_app
 from byteloom.cli.methods import methods
+from byteloom.cli.ngrams import ngrams_app
 from byteloom.cli.report import report
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError, MissingExtraError
@@ -56,7 +58,9 @@ app.add_typer(corpus_app, name="corpus")
 app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(lexicon_app, name="lexicon")
 app.add_typer(evaluate_app, name="evaluate")
+app.add_typer(ngrams_app, name="ngrams")
 app.command(name="bench")(bench)
+app.command(name="complete")(complete)
 app.command(name="demo")(demo)
 app.command(name="fit")(fit)
 app.command(name="generate")(generate)

@@ -41,13 +41,13 @@ class NgramModel:
     0 where these were never seen. Safe to use from several threads at once.
 
     weights: float32 [max_order - 1], the shares of orders 2, 3, ...; they need not sum to 1, and may be replaced.
-    tokenizer: a name or digest of what made the ids; empty when unknown.
+    tokenizer: a name or digest of what made the ids; empty when unknown. table: the native counts.
     """
 
     weights: npt.NDArray[np.float32]
 
     def __init__(self, table: _native.NgramTable, weights: Sequence[float] | None = None, tokenizer: str = "") -> None:
-        self._table = table
+        self.table = table
         self.tokenizer = tokenizer
         if weights is None:
             weights = WEIGHTS[: table.order - 1]
@@ -96,22 +96,22 @@ class NgramModel:
     @property
     def vocab_size(self) -> int:
         """Ids are below this."""
-        return int(self._table.vocabulary)
+        return int(self.table.vocabulary)
 
     @property
     def max_order(self) -> int:
         """Tokens of the longest n-grams."""
-        return int(self._table.order)
+        return int(self.table.order)
 
     @property
     def sizes(self) -> dict[int, int]:
         """Distinct n-grams of each order."""
-        return dict(enumerate(self._table.sizes, start=2))
+        return dict(enumerate(self.table.sizes, start=2))
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tables."""
-        return int(self._table.nbytes)
+        return int(self.table.nbytes)
 
     def prob(self, history: Sequence[int], candidates: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """Interpolated probabilities of the candidates, float32 [S], after a history of any length."""
@@ -136,7 +136,7 @@ class NgramModel:
                 used = np.asarray(history[-last:], np.int64).astype(np.uint32)
                 row[last - len(used) :] = used
         candidates_GS = np.atleast_2d(np.ascontiguousarray(candidates)).astype(np.uint32)
-        probabilities_KS: npt.NDArray[np.float32] = self._table.query(histories_KN, candidates_GS, self.weights)
+        probabilities_KS: npt.NDArray[np.float32] = self.table.query(histories_KN, candidates_GS, self.weights)
         return probabilities_KS
 
     def save(self, path: StrPath) -> None:
@@ -146,8 +146,8 @@ class NgramModel:
         head += b" " * (-(len(head) + 1) % 64) + b"\n"  # the table stays aligned
         with atomic_write(path) as file:
             file.write(head)
-            file.write(self._table.data)
-            file.write(zlib.crc32(self._table.data, zlib.crc32(head)).to_bytes(4, "little"))
+            file.write(self.table.data)
+            file.write(zlib.crc32(self.table.data, zlib.crc32(head)).to_bytes(4, "little"))
 
     @classmethod
     def load(cls, path: StrPath, tokenizer: str = "") -> Self:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,6 +33,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.cache_utils import Cache
 
+from byteloom import _native
 from byteloom.errors import InvalidInputError, ModelOutputError
 from byteloom.generate.ngram import NgramModel
 from byteloom.generate.rescoring import Drafts, plain_log_probs, tree_log_probs
@@ -137,6 +138,7 @@ def superposed_generate(
         raise InvalidInputError(f"{type(model).__name__} keeps states that cannot be rolled back; leave reset out")
     smoothing = ngrams if ngrams is not None and config.alpha > 0 else None
     drafts = _Drafts(input_ids, attention_mask, config, ends, smoothing)
+    embed = model.get_input_embeddings()
     for step in range(max_new_tokens):
         if logits_processor:
             logits_BV = logits_processor(drafts.best(input_ids), logits_BV.to(copy=True, dtype=torch.float32))
@@ -146,9 +148,11 @@ def superposed_generate(
         if config.reset is not None and (step + 1) % config.reset == 0:
             reader.forget(reader.length - (config.reset - 1))
             drafts.choose_one(generator)
-            logits_BV = reader.read(input_ids=torch.from_numpy(drafts.text_BKL[:, 0, -config.reset :]).to(model.device))
+            logits_BV = reader.read(
+                input_ids=torch.from_numpy(drafts.text_BKL[:, 0, -config.reset :]).to(input_ids.device)
+            )
         else:
-            logits_BV = reader.read(inputs_embeds=_superposition(model, drafts.text_BKL[:, :, -1], drafts.shares()))
+            logits_BV = reader.read(inputs_embeds=_superposition(embed, drafts.text_BKL[:, :, -1], drafts.shares()))
     rows, scores_BK = drafts.result()
     lengths_BK = torch.tensor([[len(draft) for draft in row] for row in rows])
     log_probs_BK = None
@@ -232,12 +236,13 @@ def tune_superposed(
     temperatures: Sequence[float] = (0.1, 0.2, 0.5, 1.0),
     alphas: Sequence[float] = (0.2, 0.3, 0.4, 0.54),
     max_new_tokens: int = 10,
-    judge: PreTrainedModel | None = None,
+    judge: Callable[[SuperposedOutput], float] | None = None,
 ) -> SuperposedConfig:
-    """The config with the temperature and the alpha whose drafts are the least surprising on average.
+    """The config with the temperature and the alpha that give the best drafts of some dozens of prompts.
 
-    prompts: some dozens that resemble yours. judge: the model that says how surprising, of the same vocabulary; default
-    the model itself, and then all drafts become as near to its greedy text as different ones can be.
+    judge: the larger, the better the drafts of all prompts are; such as the share of prompts where some draft begins
+    with the word that was really there. Default: what the model gives the tokens of all drafts on average, which draws
+    them towards its greedy text. Without n-grams alpha stays as it is.
     Cost: a batch of all prompts for every pair of values. Raises InvalidInputError without prompts or values.
     """
     if not prompts or not temperatures or not alphas:
@@ -245,19 +250,26 @@ def tune_superposed(
     size = max(map(len, prompts))
     ids_BL = torch.tensor([[0] * (size - len(prompt)) + list(prompt) for prompt in prompts], device=model.device)
     mask_BL = torch.tensor([[0] * (size - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    found: list[tuple[float, SuperposedConfig]] = []
+    best = (-np.inf, config)
     for temperature in temperatures:
         for alpha in alphas if ngrams is not None else (config.alpha,):
-            tried = replace(config, temperature=temperature, alpha=alpha, rescore=judge is None)
+            tried = replace(config, temperature=temperature, alpha=alpha)
             drafts = superposed_generate(
-                model, ids_BL, max_new_tokens=max_new_tokens, ngrams=ngrams, config=tried, attention_mask=mask_BL
+                model,
+                ids_BL,
+                max_new_tokens=max_new_tokens,
+                ngrams=ngrams,
+                config=tried if judge is not None else replace(tried, rescore=True),
+                attention_mask=mask_BL,
             )
-            log_probs_BK = drafts.log_probs
-            if judge is not None:
-                log_probs_BK = plain_log_probs(judge, ids_BL, mask_BL, drafts.sequences[:, :, size:].tolist())
-            assert log_probs_BK is not None
-            found.append((float(log_probs_BK.mean()), replace(tried, rescore=config.rescore)))
-    return max(found, key=lambda pair: pair[0])[1]
+            score = _mean_log_prob(drafts) if judge is None else judge(drafts)
+            best = max(best, (score, tried), key=lambda pair: pair[0])
+    return best[1]
+
+
+def _mean_log_prob(drafts: SuperposedOutput) -> float:
+    assert drafts.log_probs is not None
+    return float((drafts.log_probs / drafts.lengths).mean())
 
 
 class _Drafts:
@@ -276,13 +288,15 @@ class _Drafts:
         self.ends = np.array(ends, np.int64)
         self.written = 0  # tokens of each draft
         self.finished: list[list[tuple[float, list[int]]]] = [[] for _ in input_ids]
-        history = ngrams.max_order - 1 if ngrams is not None else 0
-        tail_BL = input_ids[:, max(0, input_ids.shape[1] - history) :] if history else input_ids[:, :0]
-        prompt_BL = tail_BL.cpu().numpy().astype(np.int64)
-        if mask_BL is not None and prompt_BL.shape[1]:
-            prompt_BL[mask_BL[:, -prompt_BL.shape[1] :].cpu().numpy() == 0] = -1
-        self.before = prompt_BL.shape[1]
-        self.text_BKL = prompt_BL[:, None]  # before the first step there is one draft: the prompt
+        # Before the first step there is one draft: as much of the prompt as n-grams look at, -1 where there is none.
+        self.before = ngrams.max_order - 1 if ngrams is not None else 0
+        self.text_BKL: Tokens = np.full((len(input_ids), 1, self.before), -1, np.int64)
+        size = min(self.before, input_ids.shape[1])
+        if size > 0:
+            tail_BL = input_ids[:, -size:].cpu().numpy()
+            self.text_BKL[:, 0, -size:] = (
+                tail_BL if mask_BL is None else np.where(mask_BL[:, -size:].cpu().numpy() == 0, -1, tail_BL)
+            )
         self.scores_BK: Floats = np.zeros(self.text_BKL.shape[:2])
 
     @property
@@ -292,17 +306,26 @@ class _Drafts:
 
     def extend(self, logits_BS: Floats, tokens_BS: Tokens) -> None:
         """One token more for the best pairs of a draft and a candidate. logits: in falling order, as the tokens."""
-        gain_BKS = self._gains(logits_BS / self.config.temperature, tokens_BS)
-        total_BR = (self.scores_BK[:, :, None] + gain_BKS).reshape(len(tokens_BS), -1)
-        keep = self.config.num_drafts
-        # Stable: of equal pairs the better draft goes first, then the likelier token.
-        order_BR = np.argsort(-total_BR, axis=1, kind="stable")
+        config, keep = self.config, self.config.num_drafts
+        ngrams = self.ngrams if self.written > 0 or config.first_step_ngrams else None
+        looked_at = self.before if ngrams is not None else 0
+        pairs_BR, total_BR = _native.best_pairs(
+            None if ngrams is None else ngrams.table,
+            None if ngrams is None else ngrams.weights,
+            logits_BS,
+            tokens_BS.astype(np.uint32),
+            self.text_BKL[:, :, self.text_BKL.shape[2] - looked_at :].astype(np.uint32),
+            self.scores_BK,
+            config.temperature,
+            config.alpha,
+            config.penalty,
+            2 * keep if len(self.ends) else keep,
+        )
         if len(self.ends):
-            order_BR = self._take_out_ended(order_BR[:, : 2 * keep], total_BR, tokens_BS)
-        order_BK = order_BR[:, :keep]
-        parents_BK, at_BK = np.divmod(order_BK, tokens_BS.shape[1])
+            pairs_BR, total_BR = self._take_out_ended(pairs_BR, total_BR, tokens_BS)
+        pairs_BK, self.scores_BK = pairs_BR[:, :keep], total_BR[:, :keep].copy()
+        parents_BK, at_BK = np.divmod(pairs_BK, tokens_BS.shape[1])
         rows_B1 = np.arange(len(tokens_BS))[:, None]
-        self.scores_BK = total_BR[rows_B1, order_BK]
         self.text_BKL = np.concatenate(
             [self.text_BKL[rows_B1, parents_BK], tokens_BS[rows_B1, at_BK][:, :, None]], axis=2
         )
@@ -310,8 +333,7 @@ class _Drafts:
 
     def shares(self) -> Floats:
         """The probability of each living draft among those of its prompt, [B, K]; 0 where none lives."""
-        peak_B1 = self.scores_BK.max(axis=1, keepdims=True)
-        weight_BK = np.exp(self.scores_BK - np.where(np.isneginf(peak_B1), 0.0, peak_B1))
+        weight_BK = np.exp(self.scores_BK - np.maximum(self.scores_BK[:, :1], -1e300))  # the first is the best
         shares_BK: Floats = weight_BK / np.maximum(weight_BK.sum(axis=1, keepdims=True), 1e-300)
         return shares_BK
 
@@ -341,38 +363,20 @@ class _Drafts:
             rows.append([draft for _, draft in ranked])
         return rows, torch.tensor(scores, dtype=torch.float64)
 
-    def _gains(self, logits_BS: Floats, tokens_BS: Tokens) -> Floats:
-        """What each candidate adds to the score of each draft, [B, K or 1, S]."""
-        alpha = self.config.alpha
-        log_p_B1S = (logits_BS - logits_BS[:, :1])[:, None]
-        log_p_B1S -= np.log(np.exp(log_p_B1S).sum(axis=2, keepdims=True))
-        if self.ngrams is None or (self.written == 0 and not self.config.first_step_ngrams):
-            return log_p_B1S
-        # Tokens that a processor has forbidden stay forbidden where the n-grams alone decide.
-        model_B1S = (1 - alpha) * log_p_B1S if alpha < 1 else np.where(np.isneginf(log_p_B1S), -np.inf, 0.0)
-        drafts = self.text_BKL.shape[:2]
-        tail_BKL = self.text_BKL[:, :, 1 - self.ngrams.max_order :]
-        q_RS = self.ngrams.prob_batch(tail_BKL.reshape(drafts[0] * drafts[1], -1), tokens_BS)
-        q_BKS = q_RS.reshape(*drafts, -1).astype(np.float64)
-        seen_BKS = q_BKS > 0
-        # What follows no draft is the last resort; what fits a draft that has better is the very last.
-        penalty_BK1 = self.config.penalty * (1 + seen_BKS.any(axis=2, keepdims=True))
-        return model_B1S + np.where(seen_BKS, alpha * np.log(np.where(seen_BKS, q_BKS, 1.0)), -penalty_BK1)
-
-    def _take_out_ended(self, order_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> Tokens:
-        """Move the drafts that end with these candidates to the finished ones; the order of all others, they last."""
-        ended_BR = np.isin(np.take_along_axis(tokens_BS, order_BR % tokens_BS.shape[1], 1), self.ends)
-        for row, at in zip(*np.nonzero(ended_BR), strict=True):
-            pair = order_BR[row, at]
-            parent, candidate = divmod(int(pair), tokens_BS.shape[1])
-            if not np.isneginf(total_BR[row, pair]):
-                draft = [*self.text_BKL[row, parent, self.before :].tolist(), int(tokens_BS[row, candidate])]
-                self.finished[row].append((float(total_BR[row, pair]), draft))
-            total_BR[row, pair] = -np.inf
+    def _take_out_ended(self, pairs_BR: Tokens, total_BR: Floats, tokens_BS: Tokens) -> tuple[Tokens, Floats]:
+        """Move the drafts that end here to the finished ones; the pairs with the others first, and no draft last."""
+        parents_BR, at_BR = np.divmod(pairs_BR, tokens_BS.shape[1])
+        newest_BR = np.take_along_axis(tokens_BS, at_BR, 1)
+        ended_BR = np.isin(newest_BR, self.ends)
+        for row, at in zip(*np.nonzero(ended_BR & (total_BR > -np.inf)), strict=True):
+            draft = [*self.text_BKL[row, parents_BR[row, at], self.before :].tolist(), int(newest_BR[row, at])]
+            self.finished[row].append((float(total_BR[row, at]), draft))
         for ended in self.finished:
             ended.sort(key=lambda draft: draft[0], reverse=True)
             del ended[self.config.num_drafts :]
-        return np.take_along_axis(order_BR, np.argsort(ended_BR, axis=1, kind="stable"), 1)
+        order_BR = np.argsort(ended_BR, axis=1, kind="stable")
+        total_BR = np.where(ended_BR, -np.inf, total_BR)
+        return np.take_along_axis(pairs_BR, order_BR, 1), np.take_along_axis(total_BR, order_BR, 1)
 
 
 class _Reader:
@@ -497,34 +501,37 @@ def _check(
         warnings.warn(
             f"superposed drafts lose touch with the model after about 10 tokens, and {max_new_tokens} were asked for; "
             "set reset",
-            stacklevel=3,
+            stacklevel=4,
         )
     candidates = config.num_candidates or 3 * config.num_drafts
     if candidates > text.vocab_size:
-        warnings.warn(f"there are {text.vocab_size} tokens, so that {candidates} cannot be candidates", stacklevel=3)
+        warnings.warn(f"there are {text.vocab_size} tokens, so that {candidates} cannot be candidates", stacklevel=4)
     return min(candidates, text.vocab_size)
 
 
 def _top(logits_BV: torch.Tensor, candidates: int, step: int) -> tuple[Floats, Tokens]:
     """The largest logits in falling order and their tokens, [B, S]; of equal ones the smaller token first."""
     top = logits_BV.topk(candidates)
-    logits_BS = top.values.double().cpu().numpy()
+    logits_BS = top.values.to("cpu", torch.float64).numpy()
     tokens_BS = top.indices.cpu().numpy()
     if not np.isfinite(logits_BS[:, 0]).all():  # topk takes NaN for the largest
         raise ModelOutputError(
             f"the model's logits are not finite at step {step}; look at its weights and precision, or at the logits "
             "processors"
         )
-    order_BS = np.lexsort((tokens_BS, -logits_BS), axis=1)
-    return np.take_along_axis(logits_BS, order_BS, 1), np.take_along_axis(tokens_BS, order_BS, 1)
+    if (logits_BS[:, 1:] == logits_BS[:, :-1]).any():  # topk leaves equal ones in any order
+        order_BS = np.lexsort((tokens_BS, -logits_BS), axis=1)
+        tokens_BS = np.take_along_axis(tokens_BS, order_BS, 1)
+    return logits_BS, tokens_BS
 
 
-def _superposition(model: PreTrainedModel, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
+def _superposition(embed: torch.nn.Module, tokens_BK: Tokens, shares_BK: Floats) -> torch.Tensor:
     """The embeddings of the tokens, weighted and summed: [B, 1, H]."""
-    embedded_BKH = model.get_input_embeddings()(torch.from_numpy(tokens_BK).to(model.device))
+    assert isinstance(embed.weight, torch.Tensor)
+    embedded_BKH = embed(torch.from_numpy(tokens_BK).to(embed.weight.device))
     wide = torch.promote_types(embedded_BKH.dtype, torch.float32)
-    shares_BK1 = torch.from_numpy(shares_BK).to(embedded_BKH.device, wide)[:, :, None]
-    return (shares_BK1 * embedded_BKH.to(wide)).sum(1, keepdim=True).to(embedded_BKH.dtype)
+    shares_B1K = torch.from_numpy(shares_BK[:, None]).to(embedded_BKH.device, wide)
+    return (shares_B1K @ embedded_BKH.to(wide)).to(embedded_BKH.dtype)
 
 
 def _sequences(input_ids: torch.Tensor, drafts: Drafts, filler: int) -> torch.Tensor:

@@ -88,9 +88,9 @@ def continue_bytes(
         raise InvalidInputError(
             "max_new_tokens must be at least 1, temperature and top_k at least 0, top_p above 0 and at most 1"
         )
-    model, tokenizer = load_model(folder), _load_tokenizer(Path(folder))
-    ids = _encoded(tokenizer, prompt, folder)
-    only_bytes, ends = _control_ids(tokenizer), end_ids(model)
+    model, tokenizer = load_model(folder), load_model_tokenizer(Path(folder))
+    ids = encoded(tokenizer, prompt, folder)
+    only_bytes, ends = control_ids(tokenizer), end_ids(model)
 
     window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     used = ids[-max(window // 2, window - max_new_tokens) :]
@@ -127,7 +127,7 @@ def continue_bytes(
         context = context + written
     seconds = time.perf_counter() - began
     if cache is not None and isinstance(drafter, SuffixCache):
-        drafter.save(cache, _digest(tokenizer))
+        drafter.save(cache, vocabulary_digest(tokenizer))
     if ended:
         new.pop()
     return _continuation(tokenizer, new, ids, len(used), ended, seconds, method.statistics if method else None)
@@ -151,11 +151,11 @@ def continue_many(
     from the beginning of a prompt. draft, cache: as in `continue_bytes`. statistics: of all texts so far.
     Raises as `continue_bytes` and `BatchEngine` do.
     """
-    model, tokenizer = load_model(folder), _load_tokenizer(Path(folder))
+    model, tokenizer = load_model(folder), load_model_tokenizer(Path(folder))
     if cache is not None and draft != "suffix":
         raise InvalidInputError('a cache of answers goes with draft="suffix"')
     drafter = PromptLookup() if draft is None else _drafter(draft, model, cache, tokenizer)
-    control = _control_ids(tokenizer)
+    control = control_ids(tokenizer)
     processors = [SuppressTokensLogitsProcessor(control, device=model.device)] if control else []
     window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
     engine = BatchEngine(
@@ -171,7 +171,7 @@ def continue_many(
     waiting: dict[int, tuple[Text, list[int], int]] = {}
     for number, prompt in enumerate(prompts):
         try:
-            ids = _encoded(tokenizer, prompt, folder)
+            ids = encoded(tokenizer, prompt, folder)
         except InvalidInputError as error:
             raise InvalidInputError(f"prompt {number}: {error}") from error
         used = ids[-max(window // 2, window - max_new_tokens) :]
@@ -193,10 +193,10 @@ def continue_many(
     finally:
         engine.close()
     if cache is not None and isinstance(drafter, SuffixCache):
-        drafter.save(cache, _digest(tokenizer))
+        drafter.save(cache, vocabulary_digest(tokenizer))
 
 
-def _encoded(tokenizer: transformers.PreTrainedTokenizerBase, prompt: bytes, folder: StrPath) -> list[int]:
+def encoded(tokenizer: transformers.PreTrainedTokenizerBase, prompt: bytes, folder: StrPath) -> list[int]:
     """The ids that a model reads for `prompt`, at least one."""
     if isinstance(tokenizer, ByteTokenizer):
         start = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
@@ -214,7 +214,7 @@ def _encoded(tokenizer: transformers.PreTrainedTokenizerBase, prompt: bytes, fol
     return ids
 
 
-def _control_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
+def control_ids(tokenizer: transformers.PreTrainedTokenizerBase) -> list[int]:
     """Ids of a byte tokenizer that are no bytes and no end: they are not to be written."""
     if not isinstance(tokenizer, ByteTokenizer):
         return []
@@ -251,11 +251,13 @@ def _drafter(
         return PromptLookup()
     if draft == "suffix":
         answers = SuffixCache(trees=True)
-        return answers.load(cache, _digest(tokenizer)) if cache is not None and Path(cache).exists() else answers
+        return (
+            answers.load(cache, vocabulary_digest(tokenizer)) if cache is not None and Path(cache).exists() else answers
+        )
     return DraftModel(load_model(draft).to(model.device))
 
 
-def _digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
+def vocabulary_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     """What tells one vocabulary from another: a cache of ids is of no use with another."""
     vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]))
     return hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -283,7 +285,7 @@ def load_bpe_of_model(path: StrPath, model: PreTrainedModel) -> BPE | transforme
     """
     tokenizer: BPE | transformers.PreTrainedTokenizerBase | None = None
     if Path(path).is_dir():
-        tokenizer = _load_tokenizer(Path(path))
+        tokenizer = load_model_tokenizer(Path(path))
     if tokenizer is None or isinstance(tokenizer, ByteTokenizer):
         tokenizer = load_bpe(path, "another segmentation")
     ids = tokenizer.vocab_size if isinstance(tokenizer, BPE) else len(tokenizer)
@@ -295,7 +297,8 @@ def load_bpe_of_model(path: StrPath, model: PreTrainedModel) -> BPE | transforme
     return tokenizer
 
 
-def _load_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
+def load_model_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
+    """The tokenizer in `folder`; of byteloom's, one for raw bytes. Raises FileError when there is none."""
     with quiet_transformers(), _reading(f"the tokenizer in {folder}"):
         return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 

@@ -16,12 +16,14 @@ bytes of a token and 4 for its size.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
+from torch.nn.functional import normalize, pad
 
+from byteloom import _native
 from byteloom.errors import CacheStateError, InvalidInputError
 from byteloom.models.kvcache import KVCache, KVLayer, attention_windows, fingerprint
 
@@ -30,7 +32,8 @@ if TYPE_CHECKING:
 
 CHUNK = 256  # slots
 VALUE_WEIGHT = 0.5  # of the values against the keys in the similarity
-WORK = 1 << 24  # similarities that are held at a time
+WATCHED = 32  # last queries that say what is guarded
+WORK = 1 << 24  # similarities that are held at a time where torch merges
 
 _Slots = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # keys, values and logarithms of the sizes
 
@@ -95,8 +98,9 @@ class MergedLayer(KVLayer):
 
     ratio: slots for each token read; budget: slots, however many tokens are read; give one of them. Decoded tokens may
     exceed either by a quarter until they are merged; a prompt is merged at once. The first `sinks` and the last
-    `recent` tokens are never merged, and a ratio leaves as many slots for the others. chunk: as in `soft_match`.
-    As few tokens as `recent` may be cropped, and edited, at the end.
+    `recent` tokens are never merged, and a ratio leaves as many slots for the others. guard: the share of these that
+    goes to whichever slots the last 32 queries attend to most, which then are not merged; 0 as in the paper. chunk: as
+    in `soft_match`. As few tokens as `recent` may be cropped, and edited, at the end.
     """
 
     def __init__(
@@ -107,6 +111,7 @@ class MergedLayer(KVLayer):
         chunk: int = CHUNK,
         sinks: int = 4,
         recent: int = 64,
+        guard: float = 0.5,
         index: int = 0,
         **kwargs: Any,
     ) -> None:
@@ -122,8 +127,13 @@ class MergedLayer(KVLayer):
                 f"a budget is at least {sinks + recent + 2} slots, for {sinks} sinks, {recent} recent tokens and 2 "
                 f"centroids; got {budget}"
             )
+        if not 0 <= guard < 1:
+            raise InvalidInputError(f"the guarded share is at least 0 and below 1; got {guard:g}")
         _check_chunk(chunk)
-        self.ratio, self.budget, self.chunk, self.sinks, self.recent = ratio, budget, chunk, sinks, recent
+        self.ratio, self.budget, self.chunk = ratio, budget, chunk
+        self.sinks, self.recent, self.guard = sinks, recent, guard
+        self._query_BHQD = torch.empty(0)  # the last ones
+        self._scaling = 1.0
         self._merged = 0  # slots at the front that may stand for several tokens, or for other tokens in each head
         self._pairs = 0
         self._similarity = self._seconds = 0.0
@@ -160,6 +170,8 @@ class MergedLayer(KVLayer):
         output_BHQD = super().attend(
             module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap
         )
+        if self.guard and self.ratio != 1:
+            self.watch(query_BHQD, scaling)
         extra = self.physical - self.target
         is_prompt = query_BHQD.shape[2] > self.recent
         if extra > (0 if is_prompt else self.target // 4):
@@ -172,21 +184,41 @@ class MergedLayer(KVLayer):
         if self.physical > target:
             began = time.perf_counter()
             middle = slice(self.sinks, self.physical - self.recent)
-            sizes_BKT = torch.zeros(self.keys.shape[:3], device=self.device) if self.bias is None else self.bias
-            held = self.keys, self.values, sizes_BKT
-            merged, similarity = _merged(
-                *(part[:, :, middle] for part in held), target - self.sinks - self.recent, self.chunk, VALUE_WEIGHT
-            )
-            self._pairs += (self.physical - target) * sizes_BKT.shape[0] * sizes_BKT.shape[1]
+            size_BKT = torch.zeros(self.keys.shape[:3], device=self.device) if self.bias is None else self.bias
+            held = self.keys, self.values, size_BKT
+            keys, values, sizes = (part[:, :, middle] for part in held)
+            left = target - self.sinks - self.recent
+            guarded = [part[:, :, :0] for part in held]
+            if self._query_BHQD.numel():
+                count = min(round(self.guard * left), left - 1)
+                order_BKT = self._attention()[:, :, self.sinks :].argsort(dim=2, descending=True, stable=True)
+                guarded_BKT, other_BKT = (
+                    order.sort(dim=2).values for order in order_BKT.split((count, order_BKT.shape[2] - count), dim=2)
+                )
+                guarded = [_picked(part, guarded_BKT) for part in (keys, values, sizes)]
+                keys, values, sizes = (_picked(part, other_BKT) for part in (keys, values, sizes))
+                left -= count
+            merged, similarity = _merged(keys, values, sizes, left, self.chunk, VALUE_WEIGHT)
+            self._pairs += (self.physical - target) * size_BKT.shape[0] * size_BKT.shape[1]
             key_BKTD, value_BKTD, bias_BKT = (
-                torch.cat((part[:, :, : middle.start], new, part[:, :, middle.stop :]), dim=2)
-                for part, new in zip(held, merged, strict=True)
+                torch.cat((part[:, :, : middle.start], spared, new, part[:, :, middle.stop :]), dim=2)
+                for part, spared, new in zip(held, guarded, merged, strict=True)
             )
             self.replace(key_BKTD, value_BKTD, bias=bias_BKT)
             self._merged = target - self.recent
             self._similarity += similarity
             self._seconds += time.perf_counter() - began
         return self.report
+
+    def watch(self, query_BHQD: torch.Tensor, scaling: float) -> None:
+        """Take these queries [B, H, Q, D] for the last ones, which say what is guarded; `attend` does so itself."""
+        self._scaling = scaling
+        last_BHQD = query_BHQD[:, :, -min(WATCHED, self.recent) :].detach()
+        missing = min(WATCHED, self.recent) - last_BHQD.shape[2]
+        if missing and self._query_BHQD.numel():
+            last_BHQD = torch.cat((self._query_BHQD[:, :, -missing:], last_BHQD), dim=2)
+        with torch.inference_mode(False), torch.no_grad():
+            self._query_BHQD = last_BHQD.clone()
 
     def truncate(self, physical: int, logical: int) -> None:
         """Forget the last tokens. Raises CacheStateError when some of them were merged."""
@@ -211,6 +243,7 @@ class MergedLayer(KVLayer):
         super().reset()
         self._merged = self._pairs = 0
         self._similarity = self._seconds = 0.0
+        self._query_BHQD = torch.empty(0)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What `KVCache.save` writes of this layer, by name; nothing before the first token."""
@@ -221,6 +254,21 @@ class MergedLayer(KVLayer):
         """Hold what `state` gave, the next token at position `logical`."""
         super().restore(state, logical)
         self._merged = int(state["merged"]) if state else 0
+
+    def _attention(self) -> torch.Tensor:
+        """[B, K, T]: how much of the attention of the watched queries each slot before the recent ones gets."""
+        key_BKTD = self.keys[:, :, : self.physical - self.recent]
+        query_BKND = self._query_BHQD.unflatten(1, (key_BKTD.shape[1], -1)).flatten(2, 3)
+        score_BKNT = (query_BKND @ key_BKTD.mT).float() * self._scaling
+        if self.bias is not None:
+            score_BKNT += self.bias[:, :, None, : key_BKTD.shape[2]]
+        return score_BKNT.softmax(-1).mean(2)
+
+    def _rows(self, select: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        super()._rows(select)
+        if self._query_BHQD.numel():
+            with torch.inference_mode(False), torch.no_grad():
+                self._query_BHQD = select(self._query_BHQD)
 
 
 class MergingCache(KVCache):
@@ -280,6 +328,7 @@ def merging_cache(
     chunk: int = CHUNK,
     sinks: int = 4,
     recent: int = 64,
+    guard: float = 0.5,
 ) -> MergingCache:
     """An empty cache for `model` that keeps `ratio` of the tokens as slots, or `budget` slots.
 
@@ -288,14 +337,21 @@ def merging_cache(
 
     The attention of a prompt is exact and each layer is merged right after it, so only one layer is ever whole; with
     `prefill_chunk_size` none is, and later chunks see what is merged of the earlier ones. ratio, budget: one number, or
-    one for each layer. chunk, sinks, recent: slots, see `MergedLayer`. A batch has rows of one length.
+    one for each layer. chunk, sinks, recent, guard: see `MergedLayer`. A batch has rows of one length.
     Raises InvalidInputError for both or neither of ratio and budget, for numbers out of range, and for a model whose
     every layer slides.
     """
     limits: dict[str, Any] = {
         name: value for name, value in (("ratio", ratio), ("budget", budget)) if value is not None
     }
-    return MergingCache.for_model(model, MergedLayer, chunk=chunk, sinks=sinks, recent=recent, **limits)
+    return MergingCache.for_model(model, MergedLayer, chunk=chunk, sinks=sinks, recent=recent, guard=guard, **limits)
+
+
+def _picked(part_BKT: torch.Tensor, index_BKT: torch.Tensor) -> torch.Tensor:
+    """The slots of `index` of [B, K, T] or [B, K, T, D]."""
+    if part_BKT.dim() == 4:
+        index_BKT = index_BKT[..., None].expand(-1, -1, -1, part_BKT.shape[3])
+    return part_BKT.gather(2, index_BKT)
 
 
 def _check_chunk(chunk: int) -> None:
@@ -316,37 +372,49 @@ def _merged(
     if not min(slots, 1) <= target <= slots:
         raise InvalidInputError(f"{slots} slots cannot be merged to {target}; give a number from 1 to {slots}")
     _check_chunk(chunk)
-    flat: _Slots = key_BKTD.flatten(0, 1), value_BKTD.flatten(0, 1), log_size_BKT.flatten(0, 1)
-    parts, total = [], 0.0
-    for part in zip(*(each.split(max(1, WORK // (max(slots, 1) * chunk // 4))) for each in flat), strict=True):
-        merged, similarity = _merged_by_torch(part, target, chunk, value_weight)
-        parts.append(merged)
-        total += similarity
-    shape = key_BKTD.shape[:2]
-    key_RTD, value_RTD, log_size_RT = (torch.cat(part) for part in zip(*parts, strict=True))
-    return (key_RTD.unflatten(0, shape), value_RTD.unflatten(0, shape), log_size_RT.unflatten(0, shape)), total
+    if key_BKTD.device.type == "cpu" and key_BKTD.dtype in (torch.float32, torch.bfloat16):
+        return _merged_natively((key_BKTD, value_BKTD, log_size_BKT), target, chunk, value_weight)
+    return _merged_by_torch((key_BKTD, value_BKTD, log_size_BKT), target, chunk, value_weight)
+
+
+def _merged_natively(slots: _Slots, target: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
+    old = [part if part.stride(-1) == 1 else part.contiguous() for part in (part.detach() for part in slots)]
+    new = [part.new_empty((*part.shape[:2], target, *part.shape[3:])) for part in old]
+    arrays = [part.view(torch.int16) if part.dtype == torch.bfloat16 else part for part in (*old, *new)]
+    similarity = _native.merge_slots(*arrays, chunk, value_weight, torch.get_num_threads())
+    return (new[0], new[1], new[2]), similarity
 
 
 def _merged_by_torch(slots: _Slots, target: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
-    """The same for [R, T, ...]."""
-    total = 0.0
-    while slots[0].shape[1] > target:
-        count = slots[0].shape[1]
-        slots, similarity = _pass(slots, min(count - target, count // 2), chunk, value_weight)
-        total += similarity
-    return slots, total
+    shape, count = slots[0].shape[:2], slots[0].shape[2]
+    rows = max(1, 4 * WORK // (max(count, 1) * chunk))
+    parts, total = [], 0.0
+    for key_RTD, value_RTD, log_size_RT in zip(*(part.flatten(0, 1).split(rows) for part in slots), strict=True):
+        # Means are rounded once, behind the last pass.
+        part: _Slots = _wide(key_RTD), _wide(value_RTD), log_size_RT
+        while part[0].shape[1] > target:
+            left = part[0].shape[1]
+            part, similarity = _pass(part, min(left - target, left // 2), chunk, value_weight)
+            total += similarity
+        parts.append(part)
+    key_BKTD, value_BKTD, log_size_BKT = (
+        torch.cat(part).to(old.dtype).unflatten(0, shape)
+        for part, old in zip(zip(*parts, strict=True), slots, strict=True)
+    )
+    return (key_BKTD, value_BKTD, log_size_BKT), total
 
 
 def _pass(slots: _Slots, remove: int, chunk: int, value_weight: float) -> tuple[_Slots, float]:
+    """One pass over [R, T, ...]."""
     key_RTD, value_RTD, log_size_RT = slots
     rows, count = log_size_RT.shape
     chunk = min(chunk, count + count % 2)
     chunks = -(-count // chunk)
-    # A unit vector that has both: its products are means of the cosines of the keys and of the values.
+    # Vectors that hold both, so that their products are means of the cosines of the keys and of the values.
     parts = [(key_RTD, 1.0)] + ([(value_RTD, value_weight)] if value_weight else [])
     norm = (1 + value_weight**2) ** 0.5
-    unit_RTD = torch.cat([_unit(part) * (weight / norm) for part, weight in parts], dim=-1)
-    unit_RTD = torch.nn.functional.pad(unit_RTD, (0, 0, 0, chunks * chunk - count))
+    unit_RTD = torch.cat([normalize(part, dim=-1, eps=1e-18) * (weight / norm) for part, weight in parts], dim=-1)
+    unit_RTD = pad(unit_RTD, (0, 0, 0, chunks * chunk - count))
     even_RCID, odd_RCJD = (unit_RTD[:, start::2].unflatten(1, (chunks, chunk // 2)) for start in (0, 1))
     cosine_RCIJ = (even_RCID @ odd_RCJD.mT).nan_to_num(nan=-2.0)
     slot_CI = torch.arange(0, chunks * chunk, 2, device=key_RTD.device).unflatten(0, (chunks, chunk // 2))
@@ -362,21 +430,20 @@ def _pass(slots: _Slots, remove: int, chunk: int, value_weight: float) -> tuple[
     joined_RT = size_RT.scatter_add(1, into_RE, size_RT.gather(1, from_RE))
     kept_RT = torch.ones_like(size_RT, dtype=torch.bool).scatter_(1, from_RE, False)
     kept_RT = kept_RT.nonzero()[:, 1].unflatten(0, (rows, count - remove))
-    same_RT = (joined_RT == size_RT).gather(1, kept_RT)
+    is_same_RT = (joined_RT == size_RT).gather(1, kept_RT)
     means = []
     for states_RTD in (key_RTD, value_RTD):
-        index_RED, into_RED, kept_RTD = (
+        from_RED, into_RED, kept_RTD = (
             index[..., None].expand(-1, -1, states_RTD.shape[2]) for index in (from_RE, into_RE, kept_RT)
         )
-        sum_RTD = states_RTD.float() * size_RT[..., None]
-        sum_RTD.scatter_add_(1, into_RED, sum_RTD.gather(1, index_RED))
-        mean_RTD = (sum_RTD / joined_RT[..., None]).to(states_RTD.dtype).gather(1, kept_RTD)
+        sum_RTD = states_RTD * size_RT[..., None]
+        sum_RTD.scatter_add_(1, into_RED, sum_RTD.gather(1, from_RED))
+        mean_RTD = (sum_RTD / joined_RT[..., None]).gather(1, kept_RTD)
         # Slots that nothing joined keep every bit.
-        means.append(torch.where(same_RT[..., None], states_RTD.gather(1, kept_RTD), mean_RTD))
-    log_size_RT = torch.where(same_RT, log_size_RT.gather(1, kept_RT), joined_RT.log().gather(1, kept_RT))
+        means.append(torch.where(is_same_RT[..., None], states_RTD.gather(1, kept_RTD), mean_RTD))
+    log_size_RT = torch.where(is_same_RT, log_size_RT.gather(1, kept_RT), joined_RT.log().gather(1, kept_RT))
     return (means[0], means[1], log_size_RT), float(best_RE[:, :remove].sum())
 
 
-def _unit(states_RTD: torch.Tensor) -> torch.Tensor:
-    """float32 vectors of length 1; zeros stay."""
-    return torch.nn.functional.normalize(states_RTD.float(), dim=-1, eps=1e-30)
+def _wide(states: torch.Tensor) -> torch.Tensor:
+    return states.to(torch.promote_types(states.dtype, torch.float32))
