@@ -19,6 +19,7 @@ from transformers.generation.streamers import BaseStreamer
 from byteloom.errors import InvalidInputError
 from byteloom.generate import Draft, DraftModel, Hybrid, PromptLookup, Speculation, SuffixCache
 from byteloom.generate.pace import Pace
+from byteloom.generate.rows import OneRow
 from byteloom.models.attention import CACHE_KEYWORD
 
 VOCABULARY = 60
@@ -368,3 +369,11 @@ def test_a_drafter_that_costs_more_than_it_gives_rests():
         pace.learn_step(1, 3, 0.015)
     pace.learn_step(1, 1, 0.015)  # one bad step among good ones is no reason
     assert pace.asks(1) and pace.asks(1)
+
+
+def test_a_model_with_windows_gets_no_trees():
+    """The mask of a tree does not know windows: a branching draft is verified along its best path."""
+    row = OneRow(make("mistral-window"))
+    assert not row.takes_trees
+    row.forward(prompt(20)[0].tolist())
+    assert not row.takes_trees

@@ -172,13 +172,12 @@ class NgramModel:
         if len(data) < start + 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != bytes(data[-4:]):
             raise damaged
         try:
-            table = _native.NgramTable(data[start:-4])
-        except ValueError as error:
+            model = cls(_native.NgramTable(data[start:-4]), header["weights"], str(header["tokenizer"]))
+        except (KeyError, TypeError, ValueError) as error:
             raise damaged from error
-        made_with = header["tokenizer"]
-        if tokenizer and made_with and tokenizer != made_with:
+        if tokenizer and model.tokenizer and tokenizer != model.tokenizer:
             raise InvalidInputError(
-                f"{path} was made with the tokenizer {made_with!r}, not {tokenizer!r}; build n-grams with the "
+                f"{path} was made with the tokenizer {model.tokenizer!r}, not {tokenizer!r}; build n-grams with the "
                 "tokenizer of the model"
             )
-        return cls(table, header["weights"], made_with)
+        return model

@@ -94,8 +94,8 @@ class SuperposedOutput:
 
     sequences: int64 [B, K, L], the prompt as it was given and the draft, filled up behind an end token. lengths: int64
     [B, K], tokens of the drafts, the end token included. scores: float64 [B, K], log scores of model and n-grams; -inf
-    where there were too few tokens to choose from. log_probs: float64 [B, K], log-probabilities that the model gives
-    the drafts, None without rescoring. forwards: passes of the model.
+    where there were too few tokens to choose from; such drafts are the last. log_probs: float32 at least, [B, K],
+    log-probabilities that the model gives the drafts, None without rescoring. forwards: passes of the model.
     """
 
     sequences: torch.Tensor
@@ -158,7 +158,8 @@ def superposed_generate(
     log_probs_BK = None
     if config.rescore:
         log_probs_BK = reader.log_probs(first_BV, rows).cpu()
-        rank_BK = (log_probs_BK / lengths_BK).argsort(dim=1, descending=True, stable=True)
+        means_BK = (log_probs_BK / lengths_BK).masked_fill(scores_BK.isneginf(), -torch.inf)
+        rank_BK = means_BK.argsort(dim=1, descending=True, stable=True)
         rows = [[row[at] for at in rank] for row, rank in zip(rows, rank_BK.tolist(), strict=True)]
         scores_BK, lengths_BK, log_probs_BK = (
             values.gather(1, rank_BK) for values in (scores_BK, lengths_BK, log_probs_BK)
