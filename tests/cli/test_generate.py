@@ -181,3 +181,19 @@ def test_prompts_that_cannot_be_read_are_named(folder, tmp_path):
         call(folder, "--prompts", tmp_path / "prompts", "--prompt", "a")
     (tmp_path / "prompts").write_text("")
     assert call(folder, "--prompts", tmp_path / "prompts").stdout == ""
+
+
+def test_a_text_without_limit_and_a_smaller_cache(folder):
+    prompt = ["--prompt", "abc" * 20, "--max-new-tokens", "70", "--seed", "1", "--json"]  # a window has 32 tokens
+    plain, *others = (
+        json.loads(call(folder, *prompt, *options).stdout)
+        for options in ([], ["--unlimited"], ["--unlimited", "--draft", "suffix"], ["--kv-ratio", "1"])
+    )
+    assert plain["used_tokens"] < plain["prompt_tokens"] == others[0]["used_tokens"]
+    assert others[0]["hex"] == others[1]["hex"] != plain["hex"]
+    assert others[2]["hex"] == plain["hex"]  # nothing is merged
+    for options in (["--unlimited", "--kv-ratio", "0.5"], ["--kv-ratio", "0"]):
+        with pytest.raises(InvalidInputError, match="give one of the two|above 0 and at most 1"):
+            call(folder, *prompt, *options)
+    with pytest.raises(InvalidInputError, match="are for one prompt"):
+        call(folder, "--prompts", "x", "--unlimited")

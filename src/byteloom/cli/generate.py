@@ -70,6 +70,20 @@ def generate(
     cache: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Keep answers here, for --draft suffix of later runs.")
     ] = None,
+    unlimited: Annotated[
+        bool,
+        typer.Option(
+            "--unlimited",
+            help="Read a prompt of any length and write without end, in the memory of one window. What left the window "
+            "is forgotten; without this the older half of a full window is dropped.",
+        ),
+    ] = False,
+    kv_ratio: Annotated[
+        float | None,
+        typer.Option(
+            metavar="R", help="Keep this share of the keys and values, 0 to 1, similar ones averaged: less memory."
+        ),
+    ] = None,
     stats: Annotated[bool, typer.Option("--stats", help="Say what the drafts were worth.")] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -86,6 +100,8 @@ def generate(
     if prompts is not None:
         if any(value is not None for value in (prompt_file, prompt, prompt_hex)):
             raise InvalidInputError("give one prompt, or many with --prompts")
+        if unlimited or kv_ratio is not None:
+            raise InvalidInputError("--unlimited and --kv-ratio are for one prompt; leave --prompts out")
         _generate_many(
             folder,
             _prompts(prompts),
@@ -113,6 +129,8 @@ def generate(
         seed=seed,
         draft=draft,
         cache=cache,
+        unlimited=unlimited,
+        kv_ratio=kv_ratio,
     )
     if result.used_tokens < result.prompt_tokens:
         err.print(

@@ -32,7 +32,7 @@ from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FEED_TOKENS = 256  # of a stream that go through the model at once; bounds the memory of their logits
+FEED_TOKENS = 1024  # of a stream that go through the model at once; bounds the memory of their logits
 
 
 class LambdaLayer(KVLayer):
@@ -54,7 +54,7 @@ class LambdaLayer(KVLayer):
         window: int,
         sinks: int = 10,
         ceiling: int | None = None,
-        chunk: int = 256,
+        chunk: int = 128,
         spare: int = 0,
         top_k: int = 0,
         insert_at: int | None = None,

@@ -31,6 +31,7 @@ from byteloom.generate.pace import Pace
 from byteloom.generate.rows import RaggedRows, Rows, SeparateRows
 from byteloom.generate.texts import Rule, Text
 from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models.kvcache import KVCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -84,7 +85,7 @@ class Speculation:
             generator = None  # one row draws what plain sampling draws
             if len(input_ids) > 1 and rule.do_sample:  # and of many each draws for itself, whoever else is there
                 generator = torch.Generator(ids_L.device).manual_seed(int(torch.randint(1 << 62, ())))
-            texts.append(Text(model, ids_L, prompt, rule, generator))
+            texts.append(Text(model, ids_L, prompt, rule, generator, endless=isinstance(cache, KVCache)))
         if self.streamer is not None:
             self.streamer.put(input_ids.cpu())
         rows: Rows = SeparateRows(model, cache) if len(texts) == 1 else rows_of(model)

@@ -60,7 +60,7 @@ class Text:
     """A text while it is written.
 
     ids: its first tokens, int64 [L], padding included where there is any, for logits processors and stopping criteria
-    see all; prompt: what the model reads of them. generator: for sampling. new_ids: what was written behind them; new:
+    see all; prompt: what the model reads of them. generator: for sampling. endless: no window ends the drafts. new_ids: what was written behind them; new:
     of these, the tokens of the last step. finish: why it ended, None while it goes on.
     """
 
@@ -71,6 +71,8 @@ class Text:
         prompt: list[int],
         rule: Rule,
         generator: torch.Generator | None = None,
+        *,
+        endless: bool = False,
     ) -> None:
         self.prompt = prompt
         self.rule = rule
@@ -78,7 +80,8 @@ class Text:
         self.new: list[int] = []
         self.finish: Finish | None = None
         self._vocabulary = int(model.config.get_text_config().vocab_size)
-        self._window = getattr(model.config, "max_position_embeddings", None) or ENDLESS
+        window = None if endless else getattr(model.config, "max_position_embeddings", None)
+        self._window = window or ENDLESS
         self._first = self._filled = len(ids_L)
         self._buffer_L = ids_L
         self._generator = generator

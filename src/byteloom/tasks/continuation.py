@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
+from byteloom.compress import merging_cache
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
 from byteloom.generate import (
@@ -36,14 +38,19 @@ from byteloom.generate import (
     Speculation,
     Statistics,
     SuffixCache,
+    extend,
 )
 from byteloom.generate.batch import Layout, end_ids
 from byteloom.generate.texts import Text
+from byteloom.models import CACHE_KEYWORD, KVCache, attach
 from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.tokenize.loading import load_bpe
 from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import quiet_transformers
+
+PREFILL_TOKENS = 2048  # of a prompt that go through the model at once, where the cache is smaller than the prompt
+SPARE = 128  # tokens that a draft may have, and that are taken back
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,8 @@ def continue_bytes(
     seed: int = 0,
     draft: StrPath | None = None,
     cache: StrPath | None = None,
+    unlimited: bool = False,
+    kv_ratio: float | None = None,
 ) -> Continuation:
     """Let the model in `folder` continue `prompt`; the same seed gives the same bytes on the same machine.
 
@@ -80,7 +89,9 @@ def continue_bytes(
     window of the model slides: the older half of it is dropped when it is full. Without a prompt the model begins a
     new document. draft: "suffix", "lookup" or the folder of a smaller model of the same vocabulary, which propose what
     the model verifies: the text is the same, and sooner there where it repeats. cache: a file that keeps the answers
-    which "suffix" proposes from; made if there is none.
+    which "suffix" proposes from; made if there is none. unlimited: nothing slides, the model reads all of the prompt
+    and goes on without end, in the memory of one window: `byteloom.generate.lambda_attention`. kv_ratio: share of the
+    keys and values that is kept, similar ones averaged: `byteloom.compress.cache.merging`.
     Raises FileError when `folder` holds no model, InvalidInputError for numbers out of range and for a prompt that a
     text tokenizer cannot take.
     """
@@ -92,7 +103,7 @@ def continue_bytes(
     ids = encoded(tokenizer, prompt, folder)
     only_bytes, ends = control_ids(tokenizer), end_ids(model)
 
-    window = getattr(model.config, "max_position_embeddings", None) or 1 << 30
+    window = 1 << 60 if unlimited else getattr(model.config, "max_position_embeddings", None) or 1 << 60
     used = ids[-max(window // 2, window - max_new_tokens) :]
     method = None
     if cache is not None and draft != "suffix":
@@ -106,31 +117,51 @@ def continue_bytes(
     new: list[int] = []
     ended = False
     context = used
-    while len(new) < max_new_tokens and not ended:
-        if len(context) >= window:
-            context = context[-(window // 2) :]
-        room = min(max_new_tokens - len(new), window - len(context))
-        ids_BT = torch.tensor([context], device=model.device)
-        with torch.inference_mode():
-            output_BT = model.generate(
-                input_ids=ids_BT,
-                attention_mask=torch.ones_like(ids_BT),
-                max_new_tokens=room,
-                do_sample=temperature > 0,
-                suppress_tokens=only_bytes or None,
-                custom_generate=method,
-                **sampling,
-            )
-        written = output_BT[0, len(context) :].tolist()
-        ended = bool(written) and written[-1] in ends
-        new += written
-        context = context + written
+    with _caches(model, unlimited=unlimited, kv_ratio=kv_ratio) as fresh_cache:
+        while len(new) < max_new_tokens and not ended:
+            if len(context) >= window:
+                context = context[-(window // 2) :]
+            room = min(max_new_tokens - len(new), window - len(context))
+            ids_BT = torch.tensor([context], device=model.device)
+            with torch.inference_mode(), quiet_transformers():
+                output_BT = model.generate(
+                    input_ids=ids_BT,
+                    attention_mask=torch.ones_like(ids_BT),
+                    max_new_tokens=room,
+                    do_sample=temperature > 0,
+                    suppress_tokens=only_bytes or None,
+                    custom_generate=method,
+                    prefill_chunk_size=None if fresh_cache is None else PREFILL_TOKENS,
+                    **({} if fresh_cache is None else {CACHE_KEYWORD: fresh_cache()}),
+                    **sampling,
+                )
+            written = output_BT[0, len(context) :].tolist()
+            ended = bool(written) and written[-1] in ends
+            new += written
+            context = context + written
     seconds = time.perf_counter() - began
     if cache is not None and isinstance(drafter, SuffixCache):
         drafter.save(cache, vocabulary_digest(tokenizer))
     if ended:
         new.pop()
     return _continuation(tokenizer, new, ids, len(used), ended, seconds, method.statistics if method else None)
+
+
+@contextmanager
+def _caches(
+    model: PreTrainedModel, *, unlimited: bool, kv_ratio: float | None
+) -> Iterator[Callable[[], KVCache] | None]:
+    """Who makes the caches of a text; None: transformers does."""
+    if unlimited and kv_ratio is not None:
+        raise InvalidInputError("an unlimited text keeps one window and has nothing to merge; give one of the two")
+    if unlimited:
+        with extend(model, spare=SPARE) as fresh_cache:
+            yield fresh_cache
+    elif kv_ratio is not None:
+        with attach(model):
+            yield partial(merging_cache, model, ratio=kv_ratio)
+    else:
+        yield None
 
 
 def continue_many(
