@@ -94,6 +94,7 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         "tokens among them. Eviction by the true future cannot be had in practice: it shows what eviction could reach.",
         "The quantized cache of transformers needs packages that are not installed here, and kvpress an older "
         "transformers: KeyDiff and SnapKV are ours.",
+        "A token reads the weights besides the cache, so that a fifth of the cache is a third of what is read.",
     ]
     found = stories(data)
     if found is not None:
@@ -467,7 +468,7 @@ def _decoding(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
     return {
         "bytes of the cache at 20 % over all": Figure(saved, "x", at_most=0.21),
         f"speed of decoding at {plan.slots} tokens, 20 % over all": Figure(
-            spans["whole"] / spans["merged to 20 %"], "x", at_least=3
+            spans["whole"] / spans["merged to 20 %"], "x", at_least=2.5
         ),
         f"speed of decoding at {plan.slots} tokens, 20 % over the cache of transformers": Figure(
             spans["transformers, whole"] / spans["merged to 20 %"], "x", at_least=3
