@@ -18,15 +18,15 @@ test: $(VENV)/.dev ## set up, then run all tests
 	$(BIN)/python -m pytest -n 2
 
 lint: $(VENV)/.dev ## style, types, the floors of the architecture, C++ format
-	$(BIN)/ruff check src tests
-	$(BIN)/ruff format --check src tests
+	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/clang-format --dry-run --Werror $$(git ls-files 'native/*.hpp' 'native/*.cpp')
 
 format: $(VENV)/.dev ## rewrite Python and C++ in the project's style
-	$(BIN)/ruff check --fix-only src tests
-	$(BIN)/ruff format src tests
+	$(BIN)/ruff check --fix-only src tests examples
+	$(BIN)/ruff format src tests examples
 	$(BIN)/clang-format -i $$(git ls-files 'native/*.hpp' 'native/*.cpp')
 
 bench: $(VENV)/.dev ## measure every method against its peer (about 10 minutes each) and rewrite docs/results.md

@@ -12,7 +12,7 @@ def result() -> Result:
 
 def test_every_layout_writes_what_each_prompt_gives_alone(result: Result) -> None:
     equal = {row["method"]: row["texts equal to each alone (%)"] for row in result.rows if "method" in row}
-    assert {"plain", "ragged", "eqspec", "exspec", "ragged, adaptive", "ragged, useless drafts"} <= set(equal)
+    assert {"plain", "ragged", "eqspec", "exspec", "ragged, adaptive", "ragged, adaptive, useless drafts"} <= set(equal)
     assert all(share == 100 for method, share in equal.items() if method != "without realignment")
 
 

@@ -1,7 +1,7 @@
 """Batch speculation: does each text stay that of its prompt alone, and from which batch size on does it pay?
 
-Plain batches, EQSPEC, EXSPEC and the ragged layout continue the same prompts, with drafts from suffix trees (stories)
-and from a distilled model (Python code); a batch without realignment shows what goes wrong. `data` is a folder with
+Plain batches, EQSPEC, EXSPEC and the ragged layout continue the same prompts, with drafts from suffix trees and from a
+distilled model; a batch without realignment shows what goes wrong. `data` is a folder with
 stories260k/; without it the code model alone is measured.
 """
 
@@ -10,7 +10,7 @@ stories260k/; without it the code model alone is measured.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from byteloom.bench.models import CodeModel
-    from byteloom.generate import Drafter
+    from byteloom.generate import Draft, Drafter
     from byteloom.generate.batch import Layout
 
 CARD = Card(
@@ -68,8 +68,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     """Measure with the model in `data`, and with one of Python code that is trained here once."""
     import torch
 
-    from byteloom.generate import DraftModel, SuffixCache
-
     plan = _PLANS[scale]
     report = progress or (lambda what, done, total: None)
     began = time.perf_counter()
@@ -78,24 +76,24 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     rows: list[Row] = []
     plots: list[Plot] = []
     notes = ["One thread, float32. Plain batches are those of transformers, padded on the left."]
-    subjects: list[tuple[str, PreTrainedModel, list[list[int]], Callable[[], Drafter]]] = []
+    subjects: list[tuple[str, PreTrainedModel, list[list[int]], PreTrainedModel | None]] = []
     found = stories(data)
     if found is not None:
-        subjects.append(("stories260k", found[0], story_prompts(found[1], plan.prompts), SuffixCache))
+        subjects.append(("stories260k", found[0], story_prompts(found[1], plan.prompts), None))
     else:
-        notes.append("stories260k was not there, so drafts of suffix trees were not measured.")
+        notes.append("stories260k was not there: the model of Python alone was measured.")
     code = code_model(scale, report)
     draft = draft_model(code, plan.steps, report)
     lengths = np.random.default_rng(0).integers(code.context // 16, code.context // 4, plan.prompts)
     files = [ids for ids in code.held_out if len(ids) >= code.context // 4]
     prompts = [files[at % len(files)][: int(length)].tolist() for at, length in enumerate(lengths)]
-    subjects.append(("a model of Python", code.model, prompts, lambda: DraftModel(draft)))
-    for name, model, texts, drafter in subjects:
-        more, table = _batches(name, model, texts, drafter, plan, report)
+    subjects.append(("a model of Python", code.model, prompts, draft))
+    for name, model, texts, small in subjects:
+        more, table = _batches(name, model, texts, small, plan, report)
         numbers |= more
         rows += table
         plots.append(Plot(table[0]["table"], "batch size", "tokens a second", "method", log="x"))  # type: ignore[arg-type]
-        more, table = _unequal(name, model, texts, drafter, plan)
+        more, table = _unequal(name, model, texts, plan)
         numbers |= more
         rows += table
     more, table = _realignments(plan)
@@ -114,11 +112,12 @@ def _batches(
     name: str,
     model: PreTrainedModel,
     prompts: list[list[int]],
-    drafter: Callable[[], Drafter],
+    small: PreTrainedModel | None,
     plan: _Plan,
     report: Progress,
 ) -> tuple[dict[str, Figure], list[Row]]:
-    from byteloom.generate import speculate_batch
+    """With drafts of suffix trees; at one batch size also of a `small` model, and useless ones."""
+    from byteloom.generate import DraftModel, SuffixCache, speculate_batch
 
     table = f"{name}, {len(prompts)} prompts, {plan.new} new tokens each, drafts of {plan.draft} tokens"
     alone = _plain(model, prompts, [plan.new] * len(prompts), 1)
@@ -134,7 +133,7 @@ def _batches(
         rows.append(_row(table, size, "plain", tokens / span.wall, tokens / span.wall, same["plain", size]))
         if size > 1:
             few = prompts[: 2 * size]
-            spoiled, span = timed(partial(naive, model, few, drafter(), size, new=plan.new, draft=plan.draft))
+            spoiled, span = timed(partial(naive, model, few, SuffixCache(), size, new=plan.new, draft=plan.draft))
             share = _equal(spoiled, alone[: 2 * size])
             same["naive", size] = share
             speed = plan.new * len(spoiled) / span.wall
@@ -146,7 +145,7 @@ def _batches(
                     speculate_batch,
                     model,
                     prompts,
-                    drafter=drafter(),
+                    drafter=SuffixCache(),
                     max_new_tokens=plan.new,
                     batch_size=size,
                     layout=layout,
@@ -171,9 +170,17 @@ def _batches(
             )
     most = plan.batches[-2]  # 8 at scale cpu
     options: dict[str, Any] = {"max_new_tokens": plan.new, "batch_size": most, "eos": []}
-    useless, span = timed(lambda: speculate_batch(model, prompts, drafter=Useless(model), **options))
-    share = _equal(useless.texts, alone)
-    rows.append(_row(table, most, "ragged, useless drafts", tokens / span.wall, speeds["plain", most], share))
+    others: dict[str, Drafter] = {"useless drafts": Useless(model)}
+    if small is not None:
+        others["drafts of a model of one layer"] = DraftModel(small)
+    for label, drafter in others.items():
+        output, span = timed(partial(speculate_batch, model, prompts, drafter=drafter, **options))
+        speeds[label, most] = tokens / span.wall
+        share = _equal(output.texts, alone)
+        rows.append(
+            _row(table, most, f"ragged, adaptive, {label}", speeds[label, most], speeds["plain", most], share)
+            | {"tokens a step": output.statistics.tokens_per_step, "acceptance": output.statistics.acceptance}
+        )
     spoiled_share = min(share for (label, _), share in same.items() if label == "naive")
     worst = min(share for (label, _), share in same.items() if label not in ("plain", "naive"))
     found = {
@@ -193,7 +200,7 @@ def _batches(
         f"ragged at batch {most} over plain at 1": Figure(speeds["ragged", most] / speeds["plain", 1], "x", at_least=3),
         f"of which batching alone at {most}": Figure(speeds["plain", most] / speeds["plain", 1], "x"),
         f"ragged with useless drafts over plain at batch {most}": Figure(
-            tokens / span.wall / speeds["plain", most], "x", at_least=0.9
+            speeds["useless drafts", most] / speeds["plain", most], "x", at_least=0.9
         ),
         f"time of ragged for alignment at batch {plan.batches[-1]}": Figure(
             100 * shares["ragged", plan.batches[-1]]["align"], "%", at_most=2
@@ -203,34 +210,25 @@ def _batches(
 
 
 def _unequal(
-    name: str, model: PreTrainedModel, prompts: list[list[int]], drafter: Callable[[], Drafter], plan: _Plan
+    name: str, model: PreTrainedModel, prompts: list[list[int]], plan: _Plan
 ) -> tuple[dict[str, Figure], list[Row]]:
     """Texts of unequal length: a batch of transformers waits for its longest, a ragged one takes the next prompt."""
-    from byteloom.generate import speculate_batch
+    from byteloom.generate import SuffixCache, speculate_batch
 
     size = plan.batches[-2]
     budgets = np.random.default_rng(1).integers(max(1, plan.new // 16), plan.new + 1, len(prompts)).tolist()
     tokens = sum(budgets)
+    options: dict[str, Any] = {"max_new_tokens": budgets, "batch_size": size, "eos": []}
     plain, plain_span = timed(lambda: _plain(model, prompts, budgets, size))
-    ours, span = timed(
-        lambda: (
-            speculate_batch(model, prompts, drafter=drafter(), max_new_tokens=budgets, batch_size=size, eos=[]).texts
-        )
-    )
-    nothing, refill = timed(
-        lambda: (
-            speculate_batch(
-                model, prompts, drafter=drafter(), max_new_tokens=budgets, batch_size=size, eos=[], num_draft_tokens=0
-            ).texts
-        )
-    )
-    table = f"{name}, {budgets and min(budgets)} to {max(budgets)} new tokens, batches of {size}"
+    drafted, span = timed(lambda: speculate_batch(model, prompts, drafter=SuffixCache(), **options))
+    alone, refill = timed(lambda: speculate_batch(model, prompts, num_draft_tokens=0, **options))
+    table = f"{name}, {min(budgets)} to {max(budgets)} new tokens, batches of {size}"
     rows = [
         _row(table, size, label, tokens / seconds.wall, tokens / plain_span.wall, _equal(texts, plain))
         for label, texts, seconds in (
             ("plain", plain, plain_span),
-            ("ragged without drafts", nothing, refill),
-            ("ragged, adaptive", ours, span),
+            ("ragged without drafts", alone.texts, refill),
+            ("ragged, adaptive", drafted.texts, span),
         )
     ]
     return {
@@ -290,11 +288,11 @@ class Useless:
     def start(self, row: object, prompt_ids: Sequence[int]) -> None:
         """See `Drafter`."""
 
-    def propose(self, rows: Sequence[object], budgets: Sequence[int]) -> list[object]:
+    def propose(self, rows: Sequence[object], budgets: Sequence[int]) -> list[Draft]:
         """See `Drafter`."""
         from byteloom.generate import Draft
 
-        drafts: list[object] = []
+        drafts = []
         for budget in budgets:
             tokens = self._random.integers(self._vocabulary, size=min(4, budget)).tolist()
             drafts.append(Draft(tokens, list(range(-1, len(tokens) - 1)), [0.5**n for n in range(len(tokens))]))

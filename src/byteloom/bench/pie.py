@@ -106,7 +106,7 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         table = _quality(code.model, windows, (16, 32), f"{source}, {name}", report)
         rows += table.values()
         if promised and table:
-            numbers |= _promises(table, 32, source)
+            numbers |= _promises(table, source)
     found = stories(data)
     if found is not None:
         table = _quality(
@@ -333,7 +333,7 @@ def _number(row: Row, what: str) -> float:
     return value
 
 
-def _promises(table: dict[str, Row], refresh: int, source: str) -> dict[str, Figure]:
+def _promises(table: dict[str, Row], source: str) -> dict[str, Figure]:
     kl, worse = (_number(table[way], "KL to recomputation") for way in ("PIE", "without the shift"))
     losses = [_number(table[way], "loss (nats a token)") for way in ("recomputation", "PIE", "without the shift")]
     return {
@@ -398,6 +398,9 @@ def _speed(plan: _Plan, report: Progress) -> tuple[dict[str, Figure], list[Row]]
     numbers = {
         f"{edit}: encoding from the edit on, over PIE": Figure(over(middle, from_edit), "x", at_least=20),
         f"{edit}: encoding all, over PIE": Figure(over(middle, scratch), "x", at_least=40),
+        f"{edit}: turning the keys behind it, of encoding them": Figure(
+            100 * _number(middle, "of it turning keys") / _number(middle, from_edit), "%", at_most=2
+        ),
         f"one edit in {plan.lengths[-1]:,} tokens: PIE, of encoding from the edit on": Figure(
             100 / over(last, from_edit), "%", at_most=15
         ),

@@ -452,11 +452,8 @@ class RaggedLayer(CacheLayerMixin):
         rows, queries = self.keys.shape[0], key_states.shape[2]
         if key_states.shape[0] != rows:
             raise InvalidInputError(f"the cache has {rows} rows and the input {key_states.shape[0]}; give as many")
-        lens_B = self._cache.lens
-        used = int(lens_B.max())
+        used, row_BQ, slot_BQ = self._cache.places(queries, self.device)
         self.reserve(used + queries)
-        row_BQ = torch.arange(rows, device=self.device)[:, None]
-        slot_BQ = lens_B.to(self.device)[:, None] + torch.arange(queries, device=self.device)
         self.keys[row_BQ, :, slot_BQ] = key_states.detach().transpose(1, 2)
         self.values[row_BQ, :, slot_BQ] = value_states.detach().transpose(1, 2)
         return self.keys[:, :, : used + queries], self.values[:, :, : used + queries]
@@ -520,7 +517,8 @@ class RaggedCache(Cache):
         self._config = config
         self._pending = 0  # tokens of the last step that may be committed
         self.capacity = capacity
-        self.lens = torch.zeros(batch_size, dtype=torch.long)
+        self.lens = torch.zeros(batch_size, dtype=torch.long)  # replaced, never written to: `places` tells by identity
+        self._places: tuple[torch.Tensor, int, torch.Tensor, torch.Tensor, int] | None = None
         super().__init__(layers=[RaggedLayer(self) for _ in self._windows])
 
     def inputs(self, ids_BQ: torch.Tensor, lengths_B: torch.Tensor | None = None) -> dict[str, Any]:
@@ -547,6 +545,18 @@ class RaggedCache(Cache):
             mask = {kind: masks[window] for kind, window in zip(types, self._windows, strict=True)}
         return {"input_ids": ids_BQ, "position_ids": position_BQ, "attention_mask": mask, CACHE_KEYWORD: self}
 
+    def places(self, queries: int, device: torch.device) -> tuple[int, torch.Tensor, torch.Tensor]:
+        """Where the next tokens are written: slots in use at most, and int64 rows [B, 1] and slots [B, Q].
+
+        All layers of a step write there, so it is computed once.
+        """
+        known = self._places
+        if known is None or known[0] is not self.lens or known[1] != queries or known[2].device != device:
+            rows = torch.arange(len(self.lens), device=device)[:, None]
+            slots = self.lens.to(device)[:, None] + torch.arange(queries, device=device)
+            self._places = known = (self.lens, queries, rows, slots, int(self.lens.max()))
+        return known[4], known[2], known[3]
+
     def commit(self, tokens_B: torch.Tensor) -> None:
         """Keep the first `tokens[b]` of the tokens that row b was last given; the next step overwrites the others."""
         tokens_B = tokens_B.to(self.lens)
@@ -561,7 +571,7 @@ class RaggedCache(Cache):
         """Forget what is behind the first `lens[b]` tokens of each row; int64 [B]."""
         if lens_B.shape != self.lens.shape or bool((lens_B < 0).any()) or bool((lens_B > self.lens).any()):
             raise InvalidInputError(f"rows of {self.lens.tolist()} tokens cannot be cut to {lens_B.tolist()}")
-        self.lens = lens_B.to(self.lens)
+        self.lens = lens_B.to(self.lens, copy=True)
 
     def join(self, other: RaggedCache) -> None:
         """Take over the rows of `other`, a cache of the same model, behind the own ones; it is not to be used again."""
