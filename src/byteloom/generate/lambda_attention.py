@@ -32,7 +32,8 @@ from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FEED_TOKENS = 1024  # of a stream that go through the model at once; bounds the memory of their logits
+FEED_TOKENS = 1024  # of a stream that go through the model at once
+LOGITS = 1 << 25  # that are held at once
 
 
 class LambdaLayer(KVLayer):
@@ -347,7 +348,13 @@ class LambdaStream:
         self._rebase_at = max(rebase_at, 2 * self._factory.window + 1)
         self._rotation = KeyRotation.from_model(model)
         self.cache = self._factory()
+        self._block = max(64, min(FEED_TOKENS, LOGITS // model.config.get_text_config().vocab_size))
         self._last_1V: torch.Tensor | None = None  # logits after the last token fed
+
+    @property
+    def window(self) -> int:
+        """Tokens that the model sees at once."""
+        return self._factory.window
 
     def feed(self, ids_BT: torch.Tensor, *, last_only: bool = False) -> torch.Tensor:
         """Read int64 ids [1, n], n at least 1; returns the logits [1, n, V], with last_only those of the last token.
@@ -356,7 +363,7 @@ class LambdaStream:
         """
         if ids_BT.dim() != 2 or ids_BT.shape[0] != 1 or ids_BT.shape[1] == 0:
             raise InvalidInputError(f"a stream takes ids of the shape [1, n], n at least 1; got {list(ids_BT.shape)}")
-        blocks = [self._forward(block_BT, last_only) for block_BT in ids_BT.split(FEED_TOKENS, dim=1)]
+        blocks = [self._forward(block_BT, last_only) for block_BT in ids_BT.split(self._block, dim=1)]
         return blocks[-1] if last_only else torch.cat(blocks, dim=1)
 
     def nll(self, ids: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -365,7 +372,7 @@ class LambdaStream:
         The first token that a stream reads is predicted by nothing and has none, so the first block is one shorter.
         """
         for block in ids:
-            for ids_BT in block.reshape(1, -1).to(self._model.device).split(FEED_TOKENS, dim=1):
+            for ids_BT in block.reshape(1, -1).to(self._model.device).split(self._block, dim=1):
                 if ids_BT.shape[1] == 0:
                     continue
                 before_1V = self._last_1V

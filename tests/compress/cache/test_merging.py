@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from byteloom.compress import MergedLayer, MergingCache, merge_to, merging_cache, soft_match
 from byteloom.compress.cache import merging as module
 from byteloom.errors import CacheStateError, InvalidInputError
+from byteloom.generate import Speculation, SuffixCache
 from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, attach, generate_from
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits, naive
@@ -388,6 +389,21 @@ def test_other_ways_to_generate_keep_sizes_with_their_slots():
     for layer in cache.layers:
         assert layer.keys.shape[0] == 3
         assert torch.allclose(sizes(layer).sum(-1), torch.tensor(float(layer.logical)))
+
+
+def test_speculation_over_a_merged_prompt_writes_the_same():
+    model = tiny("Llama")
+    ids = tokens(40).repeat(1, 5)
+    expected = greedy(model, ids)  # the whole cache: what is merged shall differ, or nothing is tested
+    texts = []
+    for method in (None, Speculation(SuffixCache()), Speculation(SuffixCache(trees=True))):
+        # New tokens stay within the quarter that may wait, so drafts do not change when merging happens.
+        cache, _ = read(model, ids[:, :-1], budget=160, recent=24)
+        with attach(model):
+            texts.append(greedy(model, ids, custom_generate=method, **{CACHE_KEYWORD: cache}))
+        assert method is None or sum(method.statistics.drafted.values()) > 0
+    assert torch.equal(texts[0], texts[1]) and torch.equal(texts[0], texts[2])
+    assert not torch.equal(texts[0], expected)
 
 
 def test_rows_move_with_their_sizes():
