@@ -114,7 +114,7 @@ def test_bad_input(folder, tmp_path):
     with pytest.raises(FileError, match="does not exist"):
         score_file(folder, tmp_path / "nothing")
     (tmp_path / "file").write_bytes(b"abc")
-    with pytest.raises(FileError, match="holds no model|cannot load"):
+    with pytest.raises(FileError, match=r"holds no model|cannot load"):
         score_file(tmp_path, tmp_path / "file")
     with pytest.raises(InvalidInputError, match="a window has 2 tokens"):
         score_file(folder, tmp_path / "file", window=1)
