@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,18 +150,12 @@ def _losses(
         else:
             with extend(model, *shape) as fresh_cache:
                 nll_BT, span = timed(partial(_nll, model, texts_BT, fresh_cache))
-        losses[way] = [float(nll_BT[:, start:stop].mean()) for start, stop in zip(edges, edges[1:], strict=False)]
-        rows += [
-            {
-                "table": table,
-                "attention": way,
-                "tokens before": (start + stop) / 2,
-                "from": start,
-                "to": stop,
-                "loss": loss,
-            }
-            for start, stop, loss in zip(edges, edges[1:], losses[way], strict=False)
-        ]
+        losses[way] = [float(nll_BT[:, start:stop].mean()) for start, stop in pairwise(edges)]
+        for (start, stop), loss in zip(pairwise(edges), losses[way], strict=True):
+            middle = (start + stop) / 2
+            rows.append(
+                {"table": table, "attention": way, "tokens before": middle, "from": start, "to": stop, "loss": loss}
+            )
         rows.append({"table": f"Time of these texts: {name}", "attention": way, "seconds": span.wall})
     parts_BT = texts_BT.reshape(-1, window)  # what the trained length alone allows
     alone = float(_nll(model, parts_BT, None)[:, window // 2 :].mean())
