@@ -193,7 +193,7 @@ def test_a_text_without_limit_and_a_smaller_cache(folder):
     assert others[0]["hex"] == others[1]["hex"] != plain["hex"]
     assert others[2]["hex"] == plain["hex"]  # nothing is merged
     for options in (["--unlimited", "--kv-ratio", "0.5"], ["--kv-ratio", "0"]):
-        with pytest.raises(InvalidInputError, match="give one of the two|above 0 and at most 1"):
+        with pytest.raises(InvalidInputError, match=r"give one of the two|above 0 and at most 1"):
             call(folder, *prompt, *options)
     with pytest.raises(InvalidInputError, match="are for one prompt"):
         call(folder, "--prompts", "x", "--unlimited")

@@ -24,6 +24,7 @@ from byteloom.cli.lexicon import lexicon_app
 from byteloom.cli.methods import methods
 from byteloom.cli.ngrams import ngrams_app
 from byteloom.cli.report import report
+from byteloom.cli.score import score
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError, MissingExtraError
 
@@ -61,6 +62,7 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(ngrams_app, name="ngrams")
 app.command(name="bench")(bench)
 app.command(name="complete")(complete)
+app.command(name="score")(score)
 app.command(name="demo")(demo)
 app.command(name="fit")(fit)
 app.command(name="generate")(generate)

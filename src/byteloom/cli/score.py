@@ -104,7 +104,9 @@ def _show(score: Score) -> None:
 def _line(score: Score, width: int) -> str:
     """The loss over the file as a line of blocks; the highest is the most surprising place."""
     columns = min(width, len(score.parts))
-    places = [score.parts[at * len(score.parts) // columns : (at + 1) * len(score.parts) // columns] for at in range(columns)]
+    places = [
+        score.parts[at * len(score.parts) // columns : (at + 1) * len(score.parts) // columns] for at in range(columns)
+    ]
     heights = [max(part.bits_per_byte for part in place) for place in places]
     top = max(max(heights), 1e-9)
     return "".join(_BLOCKS[min(len(_BLOCKS) - 1, int(height / top * len(_BLOCKS)))] for height in heights)

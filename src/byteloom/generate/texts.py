@@ -60,8 +60,9 @@ class Text:
     """A text while it is written.
 
     ids: its first tokens, int64 [L], padding included where there is any, for logits processors and stopping criteria
-    see all; prompt: what the model reads of them. generator: for sampling. endless: no window ends the drafts. new_ids: what was written behind them; new:
-    of these, the tokens of the last step. finish: why it ended, None while it goes on.
+    see all; prompt: what the model reads of them. generator: for sampling. endless: no window ends the drafts.
+    new_ids: what was written behind them; new: of these, the tokens of the last step. finish: why it ended, None while
+    it goes on.
     """
 
     def __init__(

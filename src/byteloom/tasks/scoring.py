@@ -83,7 +83,7 @@ def score_file(
 
     window: tokens that the model sees at once, default what it was trained at; sinks: first tokens that stay visible.
     on_tokens: told of all tokens in order: where they begin, how many bytes they are, and their loss in bits.
-    A tokenizer of text reads pieces that end with a line, so that tokens across these ends are others than in the whole.
+    A tokenizer of text reads pieces of whole lines, so that tokens across their ends are others than in the whole.
     Raises FileError for files that cannot be read, UnsupportedPositionError for a model without rotary positions,
     InvalidInputError for a text tokenizer and a file that is not UTF-8.
     """
@@ -94,7 +94,9 @@ def score_file(
     model = load_model(folder)
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     if start is None:
-        raise InvalidInputError(f"the tokenizer in {folder} has no token for the beginning of a text; set its bos_token")
+        raise InvalidInputError(
+            f"the tokenizer in {folder} has no token for the beginning of a text; set its bos_token"
+        )
     pieces = _of_bytes(tokenizer, blocks) if isinstance(tokenizer, ByteTokenizer) else _of_text(tokenizer, blocks, path)
     tokens_of, bits_of = np.zeros(0, np.int64), np.zeros(0)
     offset = tokens = 0
@@ -104,7 +106,7 @@ def score_file(
         stream.feed(torch.tensor([[start]], device=model.device), last_only=True)
         for ids, lengths in pieces:
             nats = torch.cat(list(stream.nll([torch.from_numpy(ids.astype(np.int64))]))).cpu().numpy()
-            losses = nats / math.log(2)
+            losses = (nats / math.log(2)).astype(np.float32)
             starts = offset + np.cumsum(lengths) - lengths
             offset += int(lengths.sum())
             tokens += len(ids)
@@ -134,9 +136,11 @@ def draw_score(score: Score, path: StrPath, title: str) -> None:
     check_plot(path)
     from matplotlib.figure import Figure
 
-    unit, name = next((unit, name) for unit, name in _UNITS if score.bytes >= unit)
+    unit, name = next(((unit, name) for unit, name in _UNITS if score.bytes >= unit), _UNITS[-1])
     edges = np.array([part.start for part in score.parts] + [score.bytes]) / unit
     heights = [part.bits_per_byte for part in score.parts]
+    if not heights:  # an empty file has an empty picture
+        edges, heights = np.array([0, 1]), [0.0]
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.add_subplot()
     axes.stairs(heights, edges, fill=True, alpha=0.35)
@@ -162,7 +166,7 @@ def draw_score(score: Score, path: StrPath, title: str) -> None:
         figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
 
 
-_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (0, "bytes"))
+_UNITS = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"), (1, "bytes"))
 
 
 def _of_bytes(
@@ -201,8 +205,8 @@ def _lines(blocks: Iterable[bytes], path: StrPath) -> Iterator[str]:
             rest += decoder.decode(block)
         except UnicodeDecodeError as error:
             raise InvalidInputError(
-                f"the tokenizer takes text and {path} is not UTF-8 ({error.reason} near byte {read + error.start}); give "
-                "a text, or a model that `byteloom fit` made"
+                f"the tokenizer takes text and {path} is not UTF-8 ({error.reason} near byte {read + error.start}); "
+                "give a text, or a model that `byteloom fit` made"
             ) from error
         read += len(block)
         while len(rest) >= PIECE:
