@@ -418,6 +418,24 @@ def test_rows_move_with_their_sizes():
     assert (mine - theirs).abs().max() < 2e-5
 
 
+def test_a_stream_may_move_back():
+    model = tiny("Qwen2")
+    rotation = KeyRotation.from_model(model)
+    caches = []
+    for moves in (0, 1):
+        cache, _ = read(model, tokens(130), budget=120, recent=40)
+        if moves:
+            cache.rebase(rotation, -100)
+        for layer in cache.layers:
+            layer.budget = 90
+        cache.compress()
+        caches.append(cache)
+    caches[0].rebase(rotation, -100)
+    for mine, other in zip(*(cache.layers for cache in caches), strict=True):
+        assert mine.physical == 90 and mine.logical == other.logical == 30
+        assert (mine.keys - other.keys).abs().max() < 1e-4 and (mine.bias - other.bias).abs().max() < 1e-5
+
+
 def test_the_end_may_be_cropped_and_edited():
     model = tiny("Llama")
     ids = tokens(120)

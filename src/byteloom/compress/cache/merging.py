@@ -3,8 +3,8 @@
     model.generate(ids, cache=merging_cache(model, ratio=0.2))      # inside `with attach(model):`
 
 Use it for long prompts and long answers where memory or the speed of decoding is short and the text is redundant, as
-prose, code and logs are. Do not use it to look up single facts in text without redundancy: two facts that are averaged
-are both lost, where eviction would keep one.
+prose, code and logs are. Do not use it to look up facts in text without redundancy: what is averaged is often lost, as
+it would be if it were evicted.
 Source: Efficient Long-Context LLM Inference via KV Cache Clustering (Chelsea, later CentroidKV), arXiv 2506.11418; the
 matching is that of Token Merging, arXiv 2210.09461. Cost: O(n c d) to merge n slots with chunks of c; a slot takes the
 bytes of a token and 4 for its size.
@@ -29,6 +29,8 @@ from byteloom.models.kvcache import KVCache, KVLayer, attention_windows, fingerp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from byteloom.models.rotary import KeyRotation
 
 CHUNK = 256  # slots
 VALUE_WEIGHT = 0.5  # of the values against the keys in the similarity
@@ -311,6 +313,13 @@ class MergingCache(KVCache):
             sum(layer._seconds for layer in merging),
             tuple(layer.index for layer in self.layers if not isinstance(layer, MergedLayer)),
         )
+
+    def rebase(self, rotation: KeyRotation, delta: int) -> None:
+        """As in KVCache; what says which slots are guarded moves along."""
+        super().rebase(rotation, delta)
+        for layer in self.layers:
+            if isinstance(layer, MergedLayer) and layer._query_BHQD.numel():
+                layer._query_BHQD = rotation.shift(layer._query_BHQD, delta, layer.index)
 
     def compress(self) -> MergeReport:
         """Merge every layer down to what it is allowed now, without waiting for more tokens."""
