@@ -372,7 +372,9 @@ def _realignments(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
                 ragged.lens = torch.tensor(lengths)
 
             def realign(block: _Block = block, kept: list[int] = kept) -> None:
-                _Block([block.row(row, more) for row, more in enumerate(kept)])
+                before, columns = block.lengths, block.columns
+                block.realign(kept)
+                block.lengths, block.columns = before, columns
 
             def slices(stock: DynamicCache = stock, kept: list[int] = kept) -> None:
                 for layer in stock.layers:

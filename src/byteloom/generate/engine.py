@@ -27,8 +27,9 @@ PARTS = ("prompt", "schedule", "draft", "verify", "choose", "align")
 class Statistics:
     """What speculation did. rows: texts. tokens: new ones. forwards: passes of the model, those over prompts among
     them; plain_forwards: those that `generate` would have made. steps: verifications of one row.
-    drafted, accepted: tokens of verified drafts, by source. seconds: "prompt", "schedule" (who takes part), "draft",
-    "verify" (the passes), "choose" (logits processors, sampling, stopping) and "align" (forgetting what was rejected).
+    drafted, accepted: tokens of verified drafts, by source. seconds: "prompt", "schedule" (who takes part, and who
+    leaves), "draft", "verify" (the passes), "choose" (logits processors, sampling, stopping) and "align" (forgetting
+    what was rejected).
     """
 
     rows: int = 0
@@ -198,7 +199,7 @@ class Engine:
             for text in self.active:
                 if text.finish is not None:
                     self.drafter.stop(text)
-        with self.statistics.timed("align"):
+        with self.statistics.timed("schedule"):
             self.rows.select(going)
         self.active = [self.active[row] for row in going]
 

@@ -62,6 +62,18 @@ class _Block(Cache):
         start, stop = self.columns - self.lengths[row], self.columns + more
         return _Row(self.keys[:, row, :, start:stop], self.values[:, row, :, start:stop])
 
+    def realign(self, kept: Sequence[int]) -> None:
+        """Rows keep the first of the tokens that they were last given, and move so that all end in one column again."""
+        lengths = [length + more for length, more in zip(self.lengths, kept, strict=True)]
+        columns = max(lengths)
+        for row, (length, more) in enumerate(zip(lengths, kept, strict=True)):
+            if columns != self.columns + more:
+                part = self.row(row, more)
+                # Copied aside: old and new place overlap. A new block each time would cost more, in fresh pages.
+                self.keys[:, row, :, columns - length : columns] = part.keys.clone()
+                self.values[:, row, :, columns - length : columns] = part.values.clone()
+        self.lengths, self.columns = lengths, columns
+
     def reserve(self, columns: int) -> None:
         """Have room for so many columns."""
         more = columns - self.keys.shape[3]
@@ -176,14 +188,8 @@ class PaddedRows:
         return logits_BQV
 
     def keep(self, places: Sequence[Sequence[int]]) -> None:
-        """See `Rows`: rows that kept fewer tokens than others move to the right."""
-        block = self._held()
-        kept = [len(row) for row in places]
-        if len(set(kept)) == 1:  # nothing moves
-            block.columns += kept[0]
-            block.lengths = [length + kept[0] for length in block.lengths]
-        else:
-            self._block = _Block([block.row(row, more) for row, more in enumerate(kept)])
+        """See `Rows`: rows move, so that all end in one column again."""
+        self._held().realign([len(row) for row in places])
 
     def select(self, rows: Sequence[int]) -> None:
         """See `Rows`."""
