@@ -12,6 +12,7 @@ import typer
 from rich.markup import escape
 
 from byteloom import __version__
+from byteloom.cli.answer import answer
 from byteloom.cli.bench import bench
 from byteloom.cli.complete import complete
 from byteloom.cli.console import err, interrupted
@@ -60,6 +61,7 @@ app.add_typer(tokenizer_app, name="tokenizer")
 app.add_typer(lexicon_app, name="lexicon")
 app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(ngrams_app, name="ngrams")
+app.command(name="answer")(answer)
 app.command(name="bench")(bench)
 app.command(name="complete")(complete)
 app.command(name="score")(score)

@@ -444,7 +444,10 @@ def answer(
         )
     cache = store.join(contexts, tuning)
     _check_room(model, store, cache, len(query), max_new_tokens)
+    if (generation.get("num_beams") or 1) > 1:
+        cache.batch_repeat_interleave(generation["num_beams"])
     # The ids of the cache stand for all that was read: `generate` feeds what follows them.
+    assert cache.token_ids is not None
     ids_BT = torch.cat((cache.token_ids, torch.tensor([list(query)], device=model.device)), dim=1)
     options = {"do_sample": False} | generation
     with attach(model):
