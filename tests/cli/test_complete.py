@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-import torch
+from tests.models.families import save_byte_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -30,12 +30,7 @@ def call(*arguments, **options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An untrained byte model: what it writes is noise, but n-grams know words."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(Backbone(32, 1, 2, WINDOW).config(263)).save_pretrained(folder)
-    byte_tokenizer().save(folder)
-    return folder
+    return save_byte_model(tmp_path_factory.mktemp("model"), WINDOW)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+from tests.models.families import save_byte_model
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from typer.testing import CliRunner
@@ -26,12 +27,7 @@ def call(*arguments, **options):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An untrained byte model: what it writes is noise, and all that matters here."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(Backbone(32, 1, 2, WINDOW).config(263)).save_pretrained(folder)
-    byte_tokenizer().save(folder)
-    return folder
+    return save_byte_model(tmp_path_factory.mktemp("model"), WINDOW)
 
 
 def test_new_bytes_go_out_as_they_are_and_into_a_file(folder, tmp_path):

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import torch
 import transformers
 from transformers import PreTrainedModel
+
+from byteloom.tokenize import byte_tokenizer
+from byteloom.train.plan import Backbone
 
 SHARED = {
     "vocab_size": 61,
@@ -55,3 +59,12 @@ def build(family: str, **changes: object) -> PreTrainedModel:
 def tokens(count: int, batch: int = 1, seed: int = 0) -> torch.Tensor:
     """Random ids [batch, count], none of them special."""
     return torch.randint(2, SHARED["vocab_size"], (batch, count), generator=torch.Generator().manual_seed(seed))
+
+
+def save_byte_model(folder: Path, window: int) -> Path:
+    """An untrained model of bytes and its tokenizer, as `byteloom fit` leaves them: what it writes is noise."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    transformers.LlamaForCausalLM(Backbone(32, 1, 2, window).config(263)).save_pretrained(folder)
+    byte_tokenizer().save(folder)
+    return folder

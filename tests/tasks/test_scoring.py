@@ -13,6 +13,7 @@ from byteloom.errors import FileError, InvalidInputError, UnsupportedPositionErr
 from byteloom.tasks.scoring import PIECE, draw_score, score_file
 from byteloom.tokenize import byte_tokenizer
 from byteloom.train.plan import Backbone
+from tests.models.families import save_byte_model
 
 WINDOW = 32
 
@@ -20,12 +21,7 @@ WINDOW = 32
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """An untrained byte model."""
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("model")
-    LlamaForCausalLM(Backbone(32, 1, 2, WINDOW).config(263)).save_pretrained(folder)
-    byte_tokenizer().save(folder)
-    return folder
+    return save_byte_model(tmp_path_factory.mktemp("model"), WINDOW)
 
 
 @pytest.fixture(scope="module")
