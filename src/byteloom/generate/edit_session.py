@@ -146,8 +146,8 @@ class EditSession:
         """New tokens behind the text, as `model.generate` writes them; the session stays as it was.
 
         options: those of `model.generate`, such as do_sample=True, num_beams=4, or
-        `custom_generate=Speculation(SuffixCache())` for speculation. Raises InvalidInputError for an empty text, for one
-        that leaves too little room, for a cache and for more than one text to return.
+        `custom_generate=Speculation(SuffixCache())` for speculation. Raises InvalidInputError for an empty text or one
+        that leaves too little room, for another cache, several texts to return and transformers' assisted decoding.
         """
         refuse_assisted(options)
         if CACHE_KEYWORD in options:

@@ -115,8 +115,8 @@ class OneRow:
 
     def _refuse(self) -> NoReturn:
         raise InvalidInputError(
-            f"the {type(self.cache).__name__} of this {type(self.model).__name__} cannot be rolled back; decode without "
-            "drafts, or give a window some spare tokens and no top_k"
+            f"the {type(self.cache).__name__} of this {type(self.model).__name__} cannot be rolled back; decode it "
+            "without drafts, or give a window some spare tokens and no top_k"
         )
 
 

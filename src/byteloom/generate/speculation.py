@@ -45,8 +45,8 @@ class Speculation:
     drafter: who proposes; kept from call to call, and so is what it learned. trees: verify branching drafts where the
     model can; else their most probable path. streamer: a streamer of transformers (`generate` does not hand its own to
     custom methods). adaptive: verify as much of a draft as pays; False: all of it. statistics: of all calls so far.
-    Raises InvalidInputError for beam search, encoder-decoder models, a batch with a streamer or a cache, and caches that
-    cannot be rolled back.
+    Raises InvalidInputError for beam search, encoder-decoder models, a batch with a streamer or a cache of its own, and
+    caches that cannot be rolled back.
     """
 
     def __init__(

@@ -139,8 +139,8 @@ def superposed_generate(
         raise InvalidInputError(f"{type(model).__name__} keeps states that cannot be rolled back; leave reset out")
     if config.rescore and isinstance(reader.cache, KVCache) and not reader.can_forget:
         raise InvalidInputError(
-            "drafts cannot be rescored behind a cache that cannot be rolled back; give a window some spare tokens and no "
-            "top_k, or set rescore=False"
+            "drafts cannot be rescored behind a cache that cannot be rolled back; set rescore=False, or give a window "
+            "some spare tokens and no top_k"
         )
     smoothing = ngrams if ngrams is not None and config.alpha > 0 else None
     drafts = _Drafts(input_ids, attention_mask, config, ends, smoothing)
