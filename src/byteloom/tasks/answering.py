@@ -207,7 +207,8 @@ def _examples(path: StrPath) -> list[tuple[str, str]]:
                 raise TypeError
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidInputError(
-                f'line {number} of {os.fspath(path)} is no example; write {{"question": "...", "answer": "..."}} as JSON'
+                f"line {number} of {os.fspath(path)} is no example; "
+                'write {"question": "...", "answer": "..."} as JSON'
             ) from error
         found.append((asked, wanted))
     return found
