@@ -425,11 +425,13 @@ def _streams(encoded: list[np.ndarray], plan: _Plan) -> dict[str, list[np.ndarra
 def _edits(encoded: list[np.ndarray], tokens: int, vocab: int) -> list[np.ndarray]:
     """The first 2,000 tokens of each sequence ten times, another hundredth of them changed each time."""
     rng = np.random.default_rng(0)
-    edits = []
-    for at in range(0, tokens, 2_000):
-        base = encoded[at // 20_000 % len(encoded)][:2_000].copy()
+    edits: list[np.ndarray] = []
+    left = tokens
+    while left > 0:
+        base = encoded[len(edits) // 10 % len(encoded)][: min(2_000, left)].copy()
         base[rng.integers(0, len(base), max(1, len(base) // 100))] = rng.integers(0, vocab)
         edits.append(base)
+        left -= len(base)
     return edits
 
 
