@@ -33,6 +33,7 @@ import torch
 from byteloom.errors import InvalidInputError, InvalidTypeError
 from byteloom.generate.token_diff import Edit, Ids, token_edits
 from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach
+from byteloom.models.attention import refuse_assisted
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -144,9 +145,15 @@ class EditSession:
     def generate(self, max_new_tokens: int, **options: Any) -> list[int]:
         """New tokens behind the text, as `model.generate` writes them; the session stays as it was.
 
-        options: those of `model.generate`, such as do_sample=True, or `custom_generate=Speculation(SuffixCache())` for
-        speculation. Raises InvalidInputError for an empty text, and for one that leaves too little room.
+        options: those of `model.generate`, such as do_sample=True, num_beams=4, or
+        `custom_generate=Speculation(SuffixCache())` for speculation. Raises InvalidInputError for an empty text or one
+        that leaves too little room, for another cache, several texts to return and transformers' assisted decoding.
         """
+        refuse_assisted(options)
+        if CACHE_KEYWORD in options:
+            raise InvalidInputError("a session has a cache of its own, which can be edited; leave the other one out")
+        if (options.get("num_return_sequences") or 1) > 1:
+            raise InvalidInputError("a session writes one text; leave num_return_sequences out, and call it again")
         self._check_size(len(self._ids) + max_new_tokens)
         self._forget_last()
         held = len(self._slots)
@@ -155,7 +162,10 @@ class EditSession:
             held = len(self._slots)
         self._rotate(len(self._ids))
         ids_BT = torch.from_numpy(self._ids)[None].to(self._model.device)
+        beams = options.get("num_beams") or 1
         try:
+            if beams > 1:
+                self._cache.batch_repeat_interleave(beams)
             with attach(self._model), torch.no_grad():
                 text_BT = self._model.generate(
                     ids_BT,
@@ -166,6 +176,8 @@ class EditSession:
                     **options,
                 )
         finally:
+            if beams > 1:  # what was held is the same in all rows
+                self._cache.batch_select_indices(torch.tensor([0]))
             self._keep(held)
         new: list[int] = text_BT[0, len(self._ids) :].tolist()
         return new

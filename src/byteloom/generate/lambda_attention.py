@@ -68,6 +68,12 @@ class LambdaLayer(KVLayer):
         self._history = KVLayer()  # with top_k: all tokens but the sinks, un-rotated
         self._sink_keys = self._sink_values = torch.empty(0)
 
+    @property
+    def is_croppable(self) -> bool:
+        """Whether drafts can be verified on it: there is `spare` room to take them back, and no `top_k`, which serves
+        the last query of a call alone."""
+        return self.spare > 0 and not self.top_k
+
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Take shape, type and device from the first keys and values."""
         super().lazy_initialization(key_states, value_states)

@@ -33,7 +33,7 @@ from safetensors import SafetensorError
 from byteloom.errors import CacheMismatchError, CacheStateError, InvalidInputError, UnsupportedPositionError
 from byteloom.files import StrPath, atomic_write
 from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
-from byteloom.models.attention import QUERY_BLOCK
+from byteloom.models.attention import QUERY_BLOCK, refuse_assisted
 from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 
 if TYPE_CHECKING:
@@ -437,11 +437,7 @@ def answer(
         raise InvalidInputError("the question has no token; ask something")
     if max_new_tokens < 1:
         raise InvalidInputError(f"max_new_tokens is at least 1; got {max_new_tokens}")
-    if generation.get("prompt_lookup_num_tokens") or generation.get("assistant_model"):
-        # It would feed all ids behind a cache that holds them.
-        raise InvalidInputError(
-            "the assisted decoding of transformers takes no filled cache; give custom_generate=Speculation(drafter)"
-        )
+    refuse_assisted(generation)
     if query[0] == model.config.get_text_config().bos_token_id:
         warnings.warn(
             "the question begins with the token that begins a text, which draws attention away; encode it without "

@@ -74,6 +74,16 @@ def tree_log_probs(
     return torch.stack(rows)
 
 
+def path_log_probs(logits_BQV: torch.Tensor, drafts_B: Sequence[Sequence[int]]) -> torch.Tensor:
+    """Log-probabilities [B] of one draft of each text; logits: behind the text and behind each token of the draft."""
+    return torch.stack(
+        [
+            _log_probs(logits_QV[: len(draft)], torch.tensor(draft, device=logits_QV.device)).sum()
+            for logits_QV, draft in zip(logits_BQV, drafts_B, strict=True)
+        ]
+    )
+
+
 class _Tree:
     """The drafts of a text, without their last tokens, as one tree.
 

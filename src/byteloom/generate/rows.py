@@ -115,7 +115,8 @@ class OneRow:
 
     def _refuse(self) -> NoReturn:
         raise InvalidInputError(
-            f"{type(self.model).__name__} keeps states that cannot be rolled back; decode it without drafts"
+            f"the {type(self.cache).__name__} of this {type(self.model).__name__} cannot be rolled back; decode it "
+            "without drafts, or give a window some spare tokens and no top_k"
         )
 
 
@@ -164,13 +165,15 @@ def tree_inputs(
 class SeparateRows:
     """Rows that are read one after another: a single one, or those of a model that takes no mask for several.
 
-    cache: what the first row has read already, default nothing.
+    cache: what the first row has read already, default nothing. is_part: the first prompt begins with what was read;
+    else it follows that.
     """
 
-    def __init__(self, model: PreTrainedModel, cache: Cache | None = None) -> None:
+    def __init__(self, model: PreTrainedModel, cache: Cache | None = None, *, is_part: bool = True) -> None:
         self.model = model
         self.rows: list[OneRow] = []
         self._cache = cache
+        self._is_part = is_part
 
     @property
     def takes_trees(self) -> bool:
@@ -182,12 +185,13 @@ class SeparateRows:
         logits = []
         for prompt in prompts:
             row, self._cache = OneRow(self.model, self._cache), None
-            if row.length >= len(prompt):
+            read = row.length if self._is_part else 0
+            if read >= len(prompt):
                 raise InvalidInputError(
                     f"the cache holds {row.length} tokens and the prompt has {len(prompt)}; the prompt begins with all "
                     "that is cached, and has at least one token more"
                 )
-            logits.append(row.forward(prompt[row.length :], last=True))
+            logits.append(row.forward(prompt[read:], last=True))
             self.rows.append(row)
         return torch.stack(logits)
 

@@ -30,7 +30,7 @@ from byteloom.generate.engine import Engine, Statistics
 from byteloom.generate.pace import Pace
 from byteloom.generate.rows import RaggedRows, Rows, SeparateRows
 from byteloom.generate.texts import Rule, Text
-from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models.attention import CACHE_KEYWORD, gives_rest_alone
 from byteloom.models.kvcache import KVCache
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Speculation:
     drafter: who proposes; kept from call to call, and so is what it learned. trees: verify branching drafts where the
     model can; else their most probable path. streamer: a streamer of transformers (`generate` does not hand its own to
     custom methods). adaptive: verify as much of a draft as pays; False: all of it. statistics: of all calls so far.
-    Raises InvalidInputError for beam search, encoder-decoder models, a batch with a streamer or a filled cache, and
+    Raises InvalidInputError for beam search, encoder-decoder models, a batch with a streamer or a cache of its own, and
     caches that cannot be rolled back.
     """
 
@@ -74,9 +74,12 @@ class Speculation:
     ) -> torch.Tensor | GenerateDecoderOnlyOutput:
         """What `generate` returns: int64 [B, L], or its output object with `sequences` and `cache`."""
         cache = model_kwargs.get(CACHE_KEYWORD)
-        self._check(model, input_ids, generation_config, cache)
-        rule = Rule(logits_processor, stopping_criteria, generation_config.do_sample)
         mask_BL = model_kwargs.get("attention_mask")
+        self._check(model, input_ids, mask_BL, generation_config, cache)
+        rule = Rule(logits_processor, stopping_criteria, generation_config.do_sample)
+        is_rest = gives_rest_alone(input_ids, mask_BL, generation_config)
+        if is_rest:
+            mask_BL = None  # all of it is seen, or `_check` had refused it
         texts = []
         for at, ids_L in enumerate(input_ids):
             prompt = (ids_L if mask_BL is None else ids_L[mask_BL[at].bool()]).tolist()
@@ -88,7 +91,7 @@ class Speculation:
             texts.append(Text(model, ids_L, prompt, rule, generator, endless=isinstance(cache, KVCache)))
         if self.streamer is not None:
             self.streamer.put(input_ids.cpu())
-        rows: Rows = SeparateRows(model, cache) if len(texts) == 1 else rows_of(model)
+        rows: Rows = SeparateRows(model, cache, is_part=not is_rest) if len(texts) == 1 else rows_of(model)
         kept = rows.rows if isinstance(rows, SeparateRows) else []  # outlives the row's end
         engine = Engine(
             rows,
@@ -120,7 +123,14 @@ class Speculation:
             for token in text.new:
                 self.streamer.put(torch.tensor([token]))
 
-    def _check(self, model: PreTrainedModel, input_ids: torch.Tensor, config: GenerationConfig, cache: Any) -> None:
+    def _check(
+        self,
+        model: PreTrainedModel,
+        input_ids: torch.Tensor,
+        mask_BL: torch.Tensor | None,
+        config: GenerationConfig,
+        cache: Any,
+    ) -> None:
         if model.config.is_encoder_decoder:
             raise InvalidInputError("speculation decodes causal models; this one is an encoder-decoder")
         if (config.num_beams or 1) > 1:
@@ -131,8 +141,11 @@ class Speculation:
             raise InvalidInputError("prompt 0 is empty; give it at least one token")
         if len(input_ids) > 1 and self.streamer is not None:
             raise InvalidInputError("a streamer shows one row; give one prompt at a time")
-        if len(input_ids) > 1 and cache is not None and cache.get_seq_length() > 0:
-            raise InvalidInputError("a filled cache goes with one row; give one prompt at a time")
+        is_filled = cache is not None and not all(cache.is_linear) and cache.get_seq_length() > 0
+        if len(input_ids) > 1 and (is_filled or isinstance(cache, KVCache)):
+            raise InvalidInputError("a cache of your own goes with one row; give one prompt at a time")
+        if is_filled and mask_BL is not None and not mask_BL.all():
+            raise InvalidInputError("a filled cache goes with a prompt without padding; leave the padding out")
         check_vocabulary(self.drafter, model)
 
 

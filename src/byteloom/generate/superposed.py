@@ -36,10 +36,11 @@ from transformers.cache_utils import Cache
 from byteloom import _native
 from byteloom.errors import InvalidInputError, ModelOutputError
 from byteloom.generate.ngram import NgramModel
-from byteloom.generate.rescoring import Drafts, plain_log_probs, tree_log_probs
-from byteloom.generate.rows import has_window, takes_trees, whole_cache
+from byteloom.generate.rescoring import Drafts, path_log_probs, plain_log_probs, tree_log_probs
+from byteloom.generate.rows import has_window, padded, takes_trees, whole_cache
 from byteloom.generate.texts import Rule
-from byteloom.models.attention import CACHE_KEYWORD
+from byteloom.models.attention import CACHE_KEYWORD, gives_rest_alone
+from byteloom.models.kvcache import KVCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -136,6 +137,11 @@ def superposed_generate(
     first_BV = logits_BV = reader.read(input_ids=input_ids[:, reader.length :])
     if config.reset is not None and not reader.can_forget:
         raise InvalidInputError(f"{type(model).__name__} keeps states that cannot be rolled back; leave reset out")
+    if config.rescore and isinstance(reader.cache, KVCache) and not reader.can_forget:
+        raise InvalidInputError(
+            "drafts cannot be rescored behind a cache that cannot be rolled back; set rescore=False, or give a window "
+            "some spare tokens and no top_k"
+        )
     smoothing = ngrams if ngrams is not None and config.alpha > 0 else None
     drafts = _Drafts(input_ids, attention_mask, config, ends, smoothing)
     embed = model.get_input_embeddings()
@@ -209,6 +215,9 @@ class Superposed:
             raise InvalidInputError(
                 "superposed drafts end at a length or an end token; leave other stopping criteria out"
             )
+        mask_BL = model_kwargs.get("attention_mask")
+        if gives_rest_alone(input_ids, mask_BL, generation_config):
+            raise InvalidInputError("superposed decoding takes whole prompts, also where a cache holds their beginning")
         pad = generation_config._pad_token_tensor
         self.output = superposed_generate(
             model,
@@ -216,7 +225,7 @@ class Superposed:
             max_new_tokens=rule.max_length - input_ids.shape[1],
             ngrams=self.ngrams,
             config=self.config,
-            attention_mask=model_kwargs.get("attention_mask"),
+            attention_mask=mask_BL,
             eos_token_id=sorted(rule.ends),
             pad_token_id=None if pad is None else int(pad),
             cache=model_kwargs.get(CACHE_KEYWORD),
@@ -415,18 +424,7 @@ class _Reader:
 
     def read(self, **tokens: torch.Tensor) -> torch.Tensor:
         """Logits [B, V] behind new tokens: `input_ids` [B, Q] or `inputs_embeds` [B, Q, H]."""
-        is_first = self.length == 0
-        start = self.length
-        self.length += next(iter(tokens.values())).shape[1]
-        more: dict[str, Any] = {CACHE_KEYWORD: self.cache}
-        if self.mask_BL is not None:
-            more["attention_mask"] = self.mask_BT[:, : self.length]
-            more["position_ids"] = self.positions_BT[:, start : self.length]
-        logits_BV: torch.Tensor = self.model(**tokens, use_cache=True, **self._last_only, **more).logits[:, -1]
-        self.forwards += 1
-        if is_first and self.can_forget:
-            self.cache.activate_past_recording()
-        return logits_BV
+        return self._forward(self._last_only, tokens)[:, -1]
 
     @property
     def can_forget(self) -> bool:
@@ -441,6 +439,9 @@ class _Reader:
 
     def log_probs(self, first_BV: torch.Tensor, drafts: Drafts) -> torch.Tensor:
         """What the model itself gives the drafts, [B, K]. first: logits behind the prompts."""
+        if isinstance(self.cache, KVCache):  # what such a cache shows need not be the prompts
+            behind = [self._log_probs_behind(first_BV, drafts_B) for drafts_B in zip(*drafts, strict=True)]
+            return torch.stack(behind, dim=1)
         if has_window(self.model) or not takes_trees(self.model, self.cache):
             self.forwards += 1
             return plain_log_probs(self.model, self.input_ids, self.mask_BL, drafts)
@@ -451,6 +452,28 @@ class _Reader:
         self.forwards += read > 0
         self.length += read
         return log_probs_BK
+
+    def _log_probs_behind(self, first_BV: torch.Tensor, drafts_B: Sequence[Sequence[int]]) -> torch.Tensor:
+        """The same for one draft of each row, [B], read behind the prompts."""
+        self.forget(self.input_ids.shape[1])
+        logits_BQV, ids_BQ = first_BV[:, None], padded(drafts_B).to(first_BV.device)
+        if ids_BQ.shape[1] > 1:
+            logits_BQV = torch.cat([logits_BQV, self._forward({}, {"input_ids": ids_BQ[:, :-1]})], dim=1)
+        return path_log_probs(logits_BQV, drafts_B)
+
+    def _forward(self, which: dict[str, int], tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        is_first = self.length == 0
+        start = self.length
+        self.length += next(iter(tokens.values())).shape[1]
+        more: dict[str, Any] = {CACHE_KEYWORD: self.cache}
+        if self.mask_BL is not None:
+            more["attention_mask"] = self.mask_BT[:, : self.length]
+            more["position_ids"] = self.positions_BT[:, start : self.length]
+        logits_BQV: torch.Tensor = self.model(**tokens, use_cache=True, **which, **more).logits
+        self.forwards += 1
+        if is_first and self.can_forget:
+            self.cache.activate_past_recording()
+        return logits_BQV
 
 
 def _check(

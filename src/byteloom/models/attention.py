@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -29,7 +29,7 @@ from byteloom.errors import InvalidInputError, UnsupportedPositionError
 
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
-    from transformers import PreTrainedModel
+    from transformers import GenerationConfig, PreTrainedModel
 
 NAME = "byteloom"  # of the attention implementation
 QUERY_BLOCK = 256  # queries that share one mask
@@ -102,6 +102,22 @@ def generate_from(
     mask_BT = torch.ones(batch, cache.get_seq_length() + new, dtype=torch.long, device=input_ids_BT.device)
     with attach(model):
         return model.generate(input_ids_BT, attention_mask=mask_BT, **{CACHE_KEYWORD: cache}, **generate_kwargs)
+
+
+def gives_rest_alone(ids_BT: torch.Tensor, mask_BT: torch.Tensor | None, config: GenerationConfig) -> bool:
+    """Whether a `custom_generate` method got the tokens behind its cache alone, as from `generate_from`; else the ids
+    begin with all that is cached. The mask tells it, which `generate` drops where it hides nothing."""
+    length: int = (getattr(config, "_mask_length", 0) or 0) if mask_BT is None else mask_BT.shape[1]
+    return length > ids_BT.shape[1]
+
+
+def refuse_assisted(generate_kwargs: Mapping[str, Any]) -> None:
+    """Raise InvalidInputError for the assisted decoding of transformers, which feeds all ids behind a cache that holds
+    them already."""
+    if generate_kwargs.get("prompt_lookup_num_tokens") or generate_kwargs.get("assistant_model"):
+        raise InvalidInputError(
+            "the assisted decoding of transformers takes no filled cache; give custom_generate=Speculation(drafter)"
+        )
 
 
 def require_attention_backend(model: PreTrainedModel) -> None:
