@@ -14,6 +14,8 @@ from byteloom.tasks.answering import answer_question
 from byteloom.tasks.continuation import load_model_tokenizer
 from byteloom.tokenize import train_bpe
 
+DOG = b"".join(b"the dog ran %d\xff\x00" % at for at in range(12))
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -41,7 +43,7 @@ def texts(tmp_path: Path) -> Path:
     folder = tmp_path / "texts"
     folder.mkdir()
     (folder / "cat.txt").write_text("the cat sat on the mat")
-    (folder / "dog.bin").write_bytes(b"the dog ran \xff\x00" * 12)
+    (folder / "dog.bin").write_bytes(DOG)
     (folder / "empty").write_bytes(b"")
     return folder
 
@@ -49,11 +51,11 @@ def texts(tmp_path: Path) -> Path:
 def test_the_second_question_reads_nothing(model: Path, texts: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     first = answer_question(model, texts, "the cat", max_new_tokens=8, store=store, best=0)
-    assert first.found == len(first.pieces) == 5 and first.read == 2 and len(first.ids) == 8
+    assert first.found == first.read == len(first.pieces) > 2 and len(first.ids) == 8
     assert sum(len(piece.ids) for piece in first.pieces if piece.name.endswith("dog.bin")) > 32
     assert all(len(piece.ids) <= 32 for piece in first.pieces)
     data = b"".join(piece.data for piece in first.pieces if piece.name.endswith("dog.bin"))
-    assert data == b"the dog ran \xff\x00" * 12
+    assert data == DOG
     again = answer_question(model, texts, "the cat", max_new_tokens=8, store=store, best=0)
     assert again.read == 0 and again.data == first.data
     other = answer_question(model, texts, "the cat", max_new_tokens=8, store=store, best=1)
@@ -82,7 +84,7 @@ def test_the_command_line(model: Path, texts: Path, tmp_path: Path, monkeypatch:
     line = ["answer", str(model), "--contexts", str(texts), "--question", "the dog", "--max-new-tokens", "5"]
     result = CliRunner().invoke(app, [*line, "--json", "--best", "2", "--temperature", "1.5"])
     facts = json.loads(result.stdout)
-    assert facts["new_tokens"] == 5 and len(facts["pieces"]) == 2 and facts["pieces_read"] == 1
+    assert facts["new_tokens"] == 5 and len(facts["pieces"]) == 2 and facts["pieces_read"] == 2
     assert len(list((tmp_path / "byteloom" / "contexts").iterdir())) == 3
     result = CliRunner().invoke(app, [*line, "--best", "2"])
     assert result.exit_code == 0 and "0 of them read now" in result.stderr.replace("\n", " ")

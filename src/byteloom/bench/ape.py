@@ -46,9 +46,8 @@ CARD = Card(
 SEQUENTIAL, OWN, SHARED = "one sequence", "apart, each with its own beginning", "apart, one prefix"
 SHARPER, FULL, BEST = "and T = 0.9", "and T = S = 0.9", "and T, S tuned"
 CONTROL = "one sequence, T = S = 0.9"
-# Contexts and the pairs of each. The model was trained on 25 to 100 pairs last, so a context has no fewer.
-SHAPES = ((2, 32), (4, 32), (8, 32))
-TRAINED, FAR = SHAPES[0], SHAPES[-1]  # in the trained length, and far beyond it
+# Contexts and the pairs of each. The model was trained on 25 to 100 pairs last.
+SHORT, TRAINED, _, FAR = SHAPES = ((8, 8), (2, 32), (4, 32), (8, 32))
 
 
 @dataclass(frozen=True)
@@ -148,19 +147,29 @@ def _recall(model: PreTrainedModel, plan: _Plan, report: Progress) -> tuple[dict
                     "nats an answer": nats,
                 }
             )
+    short = {how: correct[SHORT, how] for how in (SEQUENTIAL, FULL)}
     near = {how: correct[TRAINED, how] for how in (SEQUENTIAL, FULL)}
     far = {how: correct[FAR, how] for how in (SEQUENTIAL, FULL, CONTROL)}
     return {
         "answers at the trained length over those of one sequence": Figure(
             near[FULL] / max(near[SEQUENTIAL], 1e-9), "x", at_least=0.98
         ),
+        "the same, contexts far shorter than the texts of the training": Figure(
+            short[FULL] / max(short[SEQUENTIAL], 1e-9), "x"
+        ),
         "answers beyond the trained length": Figure(100 * far[FULL], "%", at_least=85),
-        "the same over those of one sequence": Figure(far[FULL] / max(far[SEQUENTIAL], 1e-9), "x", at_least=3),
+        "answers beyond the trained length over those of one sequence": Figure(
+            far[FULL] / max(far[SEQUENTIAL], 1e-9), "x", at_least=3
+        ),
         "loss beyond the trained length, own beginnings over one prefix": Figure(
             loss[FAR, OWN] / loss[FAR, SHARED], "x"
         ),
-        "the same, before T = 0.9 over after": Figure(loss[FAR, SHARED] / loss[FAR, SHARPER], "x", at_least=1),
-        "the same, before S = 0.9 over after": Figure(loss[FAR, SHARPER] / loss[FAR, FULL], "x", at_least=1),
+        "loss beyond the trained length, before T = 0.9 over after": Figure(
+            loss[FAR, SHARED] / loss[FAR, SHARPER], "x", at_least=1
+        ),
+        "loss beyond the trained length, before S = 0.9 over after": Figure(
+            loss[FAR, SHARPER] / loss[FAR, FULL], "x", at_least=1
+        ),
         "loss of one sequence with T = S = 0.9 over that without, at the trained length": Figure(
             loss[TRAINED, CONTROL] / loss[TRAINED, SEQUENTIAL], "x", at_least=1
         ),

@@ -28,7 +28,7 @@ from byteloom.generate.drafts import Drafter, DraftModel, PromptLookup
 from byteloom.generate.engine import Engine, Statistics
 from byteloom.generate.pace import Pace
 from byteloom.generate.padded_rows import GroupedRows, PaddedRows
-from byteloom.generate.rows import Rows
+from byteloom.generate.rows import Rows, SeparateRows
 from byteloom.generate.speculation import check_vocabulary, rows_of
 from byteloom.generate.suffix_cache import SuffixCache
 from byteloom.generate.texts import ENDLESS, Finish, Rule, Text
@@ -127,7 +127,6 @@ class BatchEngine:
             self._rows,
             proposer,
             size=batch_size * (WINDOW if layout == "exspec" else 1),
-            trees=False,
             most=num_draft_tokens,
             pace=Pace() if adaptive else None,
             statistics=self.statistics,
@@ -246,7 +245,7 @@ def _drafter(drafter: Drafter | PreTrainedModel | str) -> Drafter:
 
 def _rows(model: PreTrainedModel, layout: str, batch_size: int) -> Rows:
     if layout == "ragged":
-        return rows_of(model)
+        return SeparateRows(model) if batch_size == 1 else rows_of(model)
     if layout == "eqspec":
         return PaddedRows(model)
     if layout == "exspec":

@@ -145,8 +145,8 @@ def answer_question(
 def _pieces(
     tokenizer: transformers.PreTrainedTokenizerBase, folder: Path, most: int, progress: Progress
 ) -> tuple[list[Piece], int]:
-    """The files cut into pieces of equal length, and how many were skipped."""
-    found: list[Piece] = []
+    """The files cut into pieces of equal length, equal ones once, and how many files were skipped."""
+    found: dict[tuple[int, ...], Piece] = {}
     skipped = 0
     corpus = Corpus(folder)
     total = corpus.size_on_disk()
@@ -161,8 +161,9 @@ def _pieces(
         parts = -(-len(ids) // most)
         for part in range(parts):
             piece = ids[part * len(ids) // parts : (part + 1) * len(ids) // parts]
-            found.append(Piece(document.name, part + 1, parts, piece, _decoded(tokenizer, piece)))
-    return found, skipped + len(corpus.skipped)
+            if tuple(piece) not in found:
+                found[tuple(piece)] = Piece(document.name, part + 1, parts, piece, _decoded(tokenizer, piece))
+    return list(found.values()), skipped + len(corpus.skipped)
 
 
 def _best(pieces: Sequence[Piece], question: str, count: int) -> list[Piece]:
