@@ -249,7 +249,7 @@ def test_padded_rows_are_read_as_alone_or_refused(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_speculation_over_many_rows_has_its_own_cache(family):
     model, ids = tiny(family), PROMPT.repeat(2, 1)
-    for name in ("plain", "merging", "window"):
+    for name in ("plain", "contexts", "merging", "window"):
         text = kind(family, name)
         with attach(model), pytest.raises(InvalidInputError, match="a cache of your own goes with one row"):
             model.generate(
