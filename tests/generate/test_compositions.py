@@ -28,6 +28,7 @@ from byteloom.generate import (
     superposed_generate,
 )
 from byteloom.models import CACHE_KEYWORD, KVCache, attach, generate_from
+from tests.generate.test_speculation import Noisy
 from tests.models.families import tiny, tokens
 from tests.models.test_attention import logits
 
@@ -248,7 +249,7 @@ def test_padded_rows_are_read_as_alone_or_refused(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_speculation_over_many_rows_has_its_own_cache(family):
     model, ids = tiny(family), PROMPT.repeat(2, 1)
-    for name in ("plain", "merging", "window"):
+    for name in ("plain", "contexts", "merging", "window"):
         text = kind(family, name)
         with attach(model), pytest.raises(InvalidInputError, match="a cache of your own goes with one row"):
             model.generate(
@@ -283,6 +284,23 @@ def test_slots_go_on_merging_while_drafts_are_verified(family):
     for layer in merged.layers:
         assert layer.logical == 169 and 60 <= layer.physical <= 75
         assert torch.allclose(layer.bias.exp().sum(-1), torch.tensor(169.0))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_drafts_are_no_longer_than_what_can_be_taken_back(family):
+    model = tiny(family)
+    window = extend(model, 32, sinks=3, spare=2)
+    window.detach()
+    for make, most in ((window, 2), (lambda: merging_cache(model, budget=60, recent=5), 5)):
+        assert make().takes_back == most
+        expected = generate_from(model, make(), PROMPT, max_new_tokens=40, do_sample=False)
+        method = Speculation(Noisy(expected.tolist(), 20, 0.3), adaptive=False)
+        text = generate_from(model, make(), PROMPT, max_new_tokens=40, do_sample=False, custom_generate=method)
+        statistics = method.statistics
+        assert most * statistics.steps >= statistics.drafted.total() > statistics.accepted.total()
+        assert text.shape == expected.shape
+        if make is window:  # the other one merges meanwhile
+            assert torch.equal(text, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -69,6 +69,11 @@ class LambdaLayer(KVLayer):
         self._sink_keys = self._sink_values = torch.empty(0)
 
     @property
+    def takes_back(self) -> int:
+        """The spare tokens."""
+        return self.spare
+
+    @property
     def is_croppable(self) -> bool:
         """Whether drafts can be verified on it: there is `spare` room to take them back, and no `top_k`, which serves
         the last query of a call alone."""

@@ -98,6 +98,7 @@ class Speculation:
             self.drafter,
             size=len(texts),
             trees=self.trees,
+            most=cache.takes_back if isinstance(cache, KVCache) else None,
             pace=self._pace,
             statistics=self.statistics,
             on_tokens=self._show,

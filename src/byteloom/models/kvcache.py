@@ -80,6 +80,11 @@ class KVLayer(DynamicLayer):
         self._bias_store: torch.Tensor | None = None
 
     @property
+    def takes_back(self) -> int | None:
+        """How many of the last tokens `crop` can drop at any time; None: all of them."""
+        return None
+
+    @property
     def physical(self) -> int:
         """How many slots are in use."""
         return self.keys.shape[2] if self.is_initialized else 0
@@ -351,6 +356,11 @@ class KVCache(Cache):
                 f"the cache has {len(self.layers)} layers and the model more; use the model it was made for"
             )
         return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+
+    @property
+    def takes_back(self) -> int | None:
+        """How many of the last tokens `crop` can drop at any time, and a draft may have; None: all of them."""
+        return min((layer.takes_back for layer in self.layers if layer.takes_back is not None), default=None)
 
     def check(self, model: PreTrainedModel) -> None:
         """Raise CacheMismatchError unless the cache belongs to `model`: its weights, its rotation and its dtype."""

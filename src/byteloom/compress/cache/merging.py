@@ -141,6 +141,11 @@ class MergedLayer(KVLayer):
         self._similarity = self._seconds = 0.0
 
     @property
+    def takes_back(self) -> int:
+        """The recent tokens."""
+        return self.recent
+
+    @property
     def target(self) -> int:
         """How many slots there may be now."""
         if self.budget is not None:
