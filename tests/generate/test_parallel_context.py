@@ -313,3 +313,21 @@ def test_contexts_cannot_be_cut():
     with pytest.raises(InvalidInputError, match="padded"), attach(model):
         mask = torch.tensor([[0] + [1] * 35])
         logits(model, QUERY, attention_mask=mask, **{CACHE_KEYWORD: cache})
+
+
+def test_inference_mode_and_16_bits(tmp_path):
+    model = tiny("Llama")
+    store = ContextStore(model, PREFIX)
+    with torch.inference_mode():
+        names = store.add_many(TEXTS)
+        cache = store.join(names)
+    query = QUERY[0].tolist()
+    expected = read(model, store.join(names), QUERY)
+    assert torch.equal(read(model, cache, QUERY), expected)
+    half = build("Llama").to(torch.bfloat16)
+    small = ContextStore(half, PREFIX, path=tmp_path)
+    assert small.add_many(TEXTS) != names
+    assert 2 * small.nbytes == store.nbytes
+    found = read(half, small.join(small.add_many(TEXTS)), QUERY).float()
+    assert (found - expected).norm() < 0.05 * expected.norm()
+    assert len(answer(half, small, small.add_many(TEXTS), query, 5)) == 5

@@ -7,6 +7,8 @@ from pathlib import Path
 from byteloom.bench.result import Plot, Result
 from byteloom.files import atomic_write
 
+COLOURS = 10  # of lines, before they repeat
+
 
 def draw(result: Result, plot: Plot, path: Path) -> None:
     """Draw a plot of `result` into an .svg file, atomically; the same numbers give the same file.
@@ -24,14 +26,15 @@ def draw(result: Result, plot: Plot, path: Path) -> None:
     with rc_context({"svg.hashsalt": path.name}):
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         axes = figure.add_subplot()
-        for name, points in lines.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", markersize=4, label=name)
+        for at, (name, points) in enumerate(lines.items()):
+            style = "-" if at < COLOURS else "--"
+            axes.plot(*zip(*sorted(points), strict=True), style, marker="o", markersize=4, label=name)
         if "x" in plot.log:
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
         if "y" in plot.log:
             axes.set_yscale("log")
-        axes.set_title(plot.table, fontsize="medium")
+        axes.set_title(plot.table, fontsize="medium", loc="left")
         axes.set_xlabel(plot.x)
         axes.set_ylabel(plot.y)
         axes.grid(alpha=0.3)

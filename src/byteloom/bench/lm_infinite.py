@@ -2,7 +2,7 @@
 
 Text far longer than the training length is read by the plain model, with the Lambda-shaped attention, and with a
 sliding window alone. `data` is a folder with stories260k/; the model of Python code is trained here, so its training
-length is known.
+length is known. A model that looks facts up shows what is forgotten.
 """
 
 # Shape suffixes: B rows, T tokens.
@@ -28,6 +28,8 @@ from byteloom.bench.result import Card, Figure, Plot, Result, Row, Scale
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from byteloom.bench.models import CodeModel
 
 CARD = Card(
     method="lm-infinite",
@@ -96,13 +98,14 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         numbers |= more
         rows += table
     report("decoding", 0, 1)
-    for measure in (_decoding, _prompts):
-        more, table = measure(plan, code.context)
+    for more, table in (
+        _decoding(plan, code.context),
+        _prompts(plan, code),
+        _endless(code.model, ids_T[: plan.stream]),
+        _recall(scale, report),
+    ):
         numbers |= more
         rows += table
-    more, table = _endless(code.model, ids_T[: plan.stream])
-    numbers |= more
-    rows += table
     if scale == "smoke":  # too little work for a bound to mean anything
         numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     plots = [
@@ -273,19 +276,19 @@ def _decoding(plan: _Plan, window: int) -> tuple[dict[str, Figure], list[Row]]:
     }, rows
 
 
-def _prompts(plan: _Plan, window: int) -> tuple[dict[str, Figure], list[Row]]:
-    """Seconds to read a prompt, in blocks of 2,048 tokens."""
+def _prompts(plan: _Plan, code: CodeModel) -> tuple[dict[str, Figure], list[Row]]:
+    """Seconds to read a prompt, in blocks of 2,048 tokens; plain attention reads it at once, as transformers does."""
     import torch
 
     from byteloom.generate import extend
     from byteloom.models import CACHE_KEYWORD
 
-    model = _random_model(plan)
     rows: list[Row] = []
-    seconds: dict[tuple[str, int], float] = {}
+    numbers: dict[str, Figure] = {}
+    window, most = code.context, plan.prompt
 
-    def read(length: int, fresh_cache: Callable[[], Any] | None) -> None:
-        ids_BT = torch.randint(2048, (1, length), generator=torch.Generator().manual_seed(0))
+    def read(model: PreTrainedModel, length: int, fresh_cache: Callable[[], Any] | None) -> None:
+        ids_BT = torch.randint(model.config.vocab_size, (1, length), generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             if fresh_cache is None:
                 model(input_ids=ids_BT, use_cache=True, logits_to_keep=1)
@@ -294,28 +297,26 @@ def _prompts(plan: _Plan, window: int) -> tuple[dict[str, Figure], list[Row]]:
             for block_BT in ids_BT.split(2048, dim=1):
                 model(input_ids=block_BT, logits_to_keep=1, **{CACHE_KEYWORD: cache})
 
-    for length in (plan.prompt // 4, plan.prompt // 2, plan.prompt):
-        seconds["plain", length] = timed(partial(read, length, None))[1].cpu
-        with extend(model, window, SINKS) as fresh_cache:
-            seconds["ours", length] = timed(partial(read, length, fresh_cache))[1].cpu
-        rows += [
-            {
-                "table": "Reading a prompt",
-                "tokens": length,
-                "attention": "plain SDPA" if way == "plain" else f"window {window}, {SINKS} sinks",
-                "seconds": seconds[way, length],
-            }
-            for way in ("plain", "ours")
-        ]
-    most = plan.prompt
-    return {
-        f"reading {most:,} tokens, over plain SDPA": Figure(
-            seconds["plain", most] / seconds["ours", most], "x", at_least=4
-        ),
-        f"reading {most:,} tokens over reading half of them": Figure(
-            seconds["ours", most] / seconds["ours", most // 2], "x", at_most=2.3
-        ),
-    }, rows
+    for name, model in (("a model of Python", code.model), (f"{plan.hidden} wide", _random_model(plan))):
+        plain, ours = {}, {}
+        for length in (most // 4, most // 2, most):
+            plain[length] = timed(partial(read, model, length, None))[1].cpu
+            with extend(model, window, SINKS) as fresh_cache:
+                ours[length] = timed(partial(read, model, length, fresh_cache))[1].cpu
+            rows += [
+                {"table": "Reading a prompt", "model": name, "tokens": length, "attention": way, "seconds": seconds}
+                for way, seconds in (
+                    ("plain SDPA", plain[length]),
+                    (f"window {window}, {SINKS} sinks", ours[length]),
+                )
+            ]
+        numbers[f"{name}: reading {most:,} tokens, over plain SDPA"] = Figure(
+            plain[most] / ours[most], "x", at_least=4 if model is code.model else None
+        )
+        numbers[f"{name}: reading {most:,} tokens over reading half of them"] = Figure(
+            ours[most] / ours[most // 2], "x", at_most=2.3
+        )
+    return numbers, rows
 
 
 def _endless(model: PreTrainedModel, ids_T: torch.Tensor) -> tuple[dict[str, Figure], list[Row]]:
@@ -335,4 +336,56 @@ def _endless(model: PreTrainedModel, ids_T: torch.Tensor) -> tuple[dict[str, Fig
         f"bytes of the cache after {len(ids_T):,} tokens over those after a quarter": Figure(
             sizes[-1] / sizes[0], "x", at_most=1.05
         )
+    }, rows
+
+
+# What is forgotten
+
+
+def _recall(scale: Scale, report: Progress) -> tuple[dict[str, Figure], list[Row]]:
+    """Pairs of a key and a value, and the question for one of them: is the value found once it has left the window?"""
+    import torch
+
+    from byteloom.bench.recall import recall_model, recall_texts
+    from byteloom.generate import extend
+    from byteloom.models import CACHE_KEYWORD, KVCache, attach
+
+    model = recall_model(scale, report)
+    window = 64
+    ways: dict[str, dict[str, int] | None] = {
+        "plain": None,
+        f"window {window}": {"window": window, "sinks": SINKS},
+        f"window {window}, 5 tokens looked up": {
+            "window": window,
+            "sinks": SINKS,
+            "top_k": 5,
+            "top_k_from_layer": 1,
+        },
+    }
+    rows: list[Row] = []
+    for pairs in (24, 64, 100, 250) if scale != "smoke" else (40,):
+        texts_BT = recall_texts(64 if scale != "smoke" else 2, pairs, 1)
+        for way, options in ways.items():
+            attached: Any = attach(model) if options is None else extend(model, **options)
+            with torch.inference_mode(), attached:
+                cache = KVCache.for_model(model) if options is None else attached()
+                model(input_ids=texts_BT[:, :-2], logits_to_keep=1, **{CACHE_KEYWORD: cache})
+                logits_BTV = model(input_ids=texts_BT[:, -2:-1], **{CACHE_KEYWORD: cache}).logits
+            right_B = logits_BTV[:, -1].argmax(-1) == texts_BT[:, -1]
+            rows.append(
+                {
+                    "table": "Values found, by a model that learned to look up 100 pairs",
+                    "attention": way,
+                    "pairs": pairs,
+                    "tokens before": 2 * pairs + 1,
+                    "found (%)": 100 * float(right_B.float().mean()),
+                }
+            )
+    plain, forgotten, looked_up = (row["found (%)"] for row in rows[-3:])
+    assert isinstance(plain, float) and isinstance(forgotten, float) and isinstance(looked_up, float)
+    most = rows[-1]["pairs"]
+    return {
+        f"values found among {most} pairs: plain": Figure(plain, "%"),
+        f"values found among {most} pairs: window alone": Figure(forgotten, "%"),
+        f"values found among {most} pairs: window, 5 tokens looked up": Figure(looked_up, "%"),
     }, rows

@@ -21,6 +21,7 @@ import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ class _Context:
     ids: torch.Tensor
     layers: list[States]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         return sum(states.nbytes for pair in self.layers for states in pair)
 
@@ -255,7 +256,9 @@ class ContextStore:
         done = 0
         for batch in _batches(missing.values(), batch_tokens):
             for ids, context in zip(batch, self._read(batch, self._before()), strict=True):
-                self._keep(self._name(ids), context)
+                name = self._name(ids)
+                self._write(name, context)
+                self._hold(name, context)
             done += len(batch)
             if progress is not None:
                 progress("contexts", done, len(missing))
@@ -336,9 +339,7 @@ class ContextStore:
         return context
 
     def _find(self, name: ContextId) -> _Context | None:
-        context = self._held.get(name)
-        if context is None and self._path is not None and self._file(name).is_file():
-            context = self._mapped(name)
+        context = self._held.get(name) or self._mapped(name)
         if context is not None:
             self._hold(name, context)
         return context
@@ -350,17 +351,19 @@ class ContextStore:
         while self._max_bytes is not None and held > self._max_bytes and len(self._held) > 1:
             held -= self._held.popitem(last=False)[1].nbytes
 
-    def _keep(self, name: ContextId, context: _Context) -> None:
-        if self._path is not None:
-            tensors = {"ids": context.ids}
-            for at, (keys, values) in enumerate(context.layers):
-                tensors |= {f"{at}.keys": keys.cpu(), f"{at}.values": values.cpu()}
-            with atomic_write(self._file(name)) as file:
-                file.write(safetensors.torch.save(tensors, metadata={"format": "pt", "name": name}))
-        self._hold(name, context)
+    def _write(self, name: ContextId, context: _Context) -> None:
+        if self._path is None:
+            return
+        tensors = {"ids": context.ids}
+        for at, (keys, values) in enumerate(context.layers):
+            tensors |= {f"{at}.keys": keys.cpu(), f"{at}.values": values.cpu()}
+        with atomic_write(self._file(name)) as file:
+            file.write(safetensors.torch.save(tensors, metadata={"format": "pt", "name": name}))
 
     def _mapped(self, name: ContextId) -> _Context | None:
-        """The context of a file; None where it is damaged, so that the text is read again."""
+        """The context of a file; None where there is none or it is damaged, so that the text is read again."""
+        if self._path is None or not self._file(name).is_file():
+            return None
         try:
             with safetensors.safe_open(self._file(name), framework="pt") as file:
                 if (file.metadata() or {}).get("name") != name:
@@ -377,11 +380,10 @@ class ContextStore:
     def _prefix(self) -> _Context:
         if self._head is None:
             name = self._name([])
-            self._head = self._find(name)
+            self._head = self._mapped(name)
             if self._head is None:
                 self._head = self._read([self.prefix], [])[0]
-                self._keep(name, self._head)
-            self._held.pop(name, None)  # it counts as no context and is never dropped
+                self._write(name, self._head)
         return self._head
 
     def _read(self, rows: Sequence[Sequence[int]], head: Sequence[_Context]) -> list[_Context]:
