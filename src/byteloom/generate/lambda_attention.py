@@ -161,6 +161,11 @@ class LambdaLayer(KVLayer):
     def truncate(self, physical: int, logical: int) -> None:
         """Forget the last tokens, as `crop` does. Raises CacheStateError when slots would be missing that are gone."""
         drop = self.logical - logical
+        if drop > 0 and self.top_k and self.logical > self.window:
+            raise CacheStateError(
+                f"{drop} tokens cannot be taken back: with top_k the last token of a pass alone looks up what left the "
+                "window; decode without drafts"
+            )
         if drop != self.physical - physical or (drop > 0 and physical < min(logical, self.window - 1)):
             raise CacheStateError(
                 f"{drop} tokens cannot be taken back: what stood before the window of {self.window} is gone; "
