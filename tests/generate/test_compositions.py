@@ -349,3 +349,20 @@ def test_methods_that_change_slots_exclude_each_other(family):
     cache_ = MergingCache.for_model(model, LambdaLayer, window=8, rotation=KeyRotation.from_model(model))
     after(model, cache_, PROMPT, [])
     assert cache_.compress().slots == 0 and not any(isinstance(layer, MergedLayer) for layer in cache_.layers)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_cache_that_was_saved_goes_on_with_drafts(family, tmp_path):
+    model, ids = tiny(family), PROMPT
+    held = KVCache.for_model(model)
+    with attach(model), torch.no_grad():
+        model(ids[:, :-1], **{CACHE_KEYWORD: held})
+        expected = model.generate(ids, max_new_tokens=LATER, do_sample=False)
+    held.save(tmp_path / "cache")
+    for method in (None, Speculation(SuffixCache(), adaptive=False)):
+        loaded = KVCache.load(tmp_path / "cache", model)
+        with attach(model):
+            got = model.generate(
+                ids, max_new_tokens=LATER, do_sample=False, custom_generate=method, **{CACHE_KEYWORD: loaded}
+            )
+        assert torch.equal(got, expected)

@@ -35,6 +35,7 @@ class _Recipe:
     head: int = 32
     layers: int = 2
     theta: float = 100.0
+    fewest: int = 1  # pairs
 
 
 _RECIPES: dict[Scale, _Recipe] = {"smoke": _Recipe(3), "cpu": _Recipe(1_600)}
@@ -110,7 +111,7 @@ def _train(recipe: _Recipe, folder: Path, report: Progress) -> None:
     pick = torch.Generator().manual_seed(1)
     for step in range(recipe.steps):
         most = LEVELS[level]
-        pairs = int(torch.randint(max(1, most // 4), most + 1, (), generator=pick))
+        pairs = int(torch.randint(recipe.fewest, most + 1, (), generator=pick))
         ids_BT = recall_texts(recipe.batch, pairs, recipe.queries, keys=min(256, 4 * most), repeat=True, seed=step)
         answers = slice(2 * pairs + 3, None, 3)  # the values of the questions
         logits_BTV = model(ids_BT).logits[:, :-1]
