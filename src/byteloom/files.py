@@ -7,7 +7,8 @@ import json
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +17,7 @@ from byteloom.errors import FileError
 
 StrPath = str | os.PathLike[str]
 
+HEAD = 4096  # bytes that a header has at most
 MAP_THRESHOLD = 64 << 20  # bytes; larger files are mapped instead of read
 
 
@@ -106,3 +108,40 @@ def read_blocks(path: StrPath, size: int = 1 << 20) -> Iterator[bytes]:
                 yield block
     except OSError as error:
         raise _sentence(error, path, "read") from error
+
+
+def write_sealed(path: StrPath, header: Mapping[str, Any], parts: Iterable[Any]) -> None:
+    """Write `header` as a line of JSON, the bytes of `parts`, and a checksum of all, atomically.
+
+    The first part begins at a multiple of 64 bytes. Raises FileError.
+    """
+    head = json.dumps(header).encode()
+    head += b" " * (-(len(head) + 1) % 64) + b"\n"
+    assert len(head) <= HEAD, "a header is short"
+    with atomic_write(path) as file:
+        seal = 0
+        for part in (head, *parts):
+            file.write(part)
+            seal = zlib.crc32(part, seal)
+        file.write(seal.to_bytes(4, "little"))
+
+
+def read_sealed(path: StrPath, form: str, what: str, remedy: str) -> tuple[dict[str, Any], memoryview]:
+    """The header and the other bytes of a file that `write_sealed` wrote; large files are mapped.
+
+    form: what the header says under "format". what, remedy: for the sentence of the FileError when it says something
+    else, or the file is damaged.
+    """
+    data = open_bytes(path)
+    head, found, _ = bytes(data[:HEAD]).partition(b"\n")
+    try:
+        header = json.loads(head) if found else {}
+        known = isinstance(header, dict) and header.get("format") == form
+    except ValueError:
+        known = False
+    if not known:
+        raise FileError(f"{os.fspath(path)} holds no {what} of this version; {remedy}")
+    start = len(head) + 1
+    if len(data) < start + 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != bytes(data[-4:]):
+        raise FileError(f"{os.fspath(path)} is damaged or cut off; {remedy}")
+    return header, data[start:-4]

@@ -15,8 +15,6 @@ microseconds a query.
 
 from __future__ import annotations
 
-import json
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Self
@@ -26,9 +24,10 @@ import numpy.typing as npt
 
 from byteloom import _native
 from byteloom.errors import FileError, InvalidInputError
-from byteloom.files import StrPath, atomic_write, open_bytes
+from byteloom.files import StrPath, read_sealed, write_sealed
 
 FORMAT = "byteloom n-grams 1"
+REMEDY = "make it with `byteloom ngrams build`"
 WEIGHTS = (0.01, 0.04, 0.15, 0.18, 0.12)  # of orders 2 to 6, as published
 MAX_ORDER = 6
 _NOTHING = 0xFFFFFFFF  # in a history: there is no token before
@@ -142,12 +141,7 @@ class NgramModel:
     def save(self, path: StrPath) -> None:
         """Write a file for `load`. Raises FileError."""
         header = {"format": FORMAT, "tokenizer": self.tokenizer, "weights": self.weights.tolist()}
-        head = json.dumps(header).encode()
-        head += b" " * (-(len(head) + 1) % 64) + b"\n"  # the table stays aligned
-        with atomic_write(path) as file:
-            file.write(head)
-            file.write(self.table.data)
-            file.write(zlib.crc32(self.table.data, zlib.crc32(head)).to_bytes(4, "little"))
+        write_sealed(path, header, [self.table.data])
 
     @classmethod
     def load(cls, path: StrPath, tokenizer: str = "") -> Self:
@@ -156,25 +150,11 @@ class NgramModel:
         tokenizer: compared with that of the file where both are known. Raises FileError when the file cannot be read,
         is damaged or is no such file, InvalidInputError when it was made with another tokenizer.
         """
-        data = open_bytes(path)
-        head, found, _ = bytes(data[:4096]).partition(b"\n")
+        header, data = read_sealed(path, FORMAT, "n-grams", REMEDY)
         try:
-            header = json.loads(head) if found else {}
-            known = isinstance(header, dict) and header.get("format") == FORMAT
-        except ValueError:
-            known = False
-        if not known:
-            raise FileError(
-                f"{Path(path)} holds no n-grams of this version; name a file that `byteloom ngrams build` made"
-            )
-        damaged = FileError(f"{Path(path)} is damaged or cut off; make it again with `byteloom ngrams build`")
-        start = len(head) + 1
-        if len(data) < start + 4 or zlib.crc32(data[:-4]).to_bytes(4, "little") != bytes(data[-4:]):
-            raise damaged
-        try:
-            model = cls(_native.NgramTable(data[start:-4]), header["weights"], str(header["tokenizer"]))
+            model = cls(_native.NgramTable(data), header["weights"], str(header["tokenizer"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise damaged from error
+            raise FileError(f"{Path(path)} is damaged or cut off; {REMEDY}") from error
         if tokenizer and model.tokenizer and tokenizer != model.tokenizer:
             raise InvalidInputError(
                 f"{path} was made with the tokenizer {model.tokenizer!r}, not {tokenizer!r}; build n-grams with the "

@@ -14,8 +14,6 @@ Cost: about 1 us a token to remember, some 10 us a proposal, 50 to 80 bytes a to
 
 from __future__ import annotations
 
-import json
-import zlib
 from array import array
 from collections import deque
 from collections.abc import Hashable, Sequence
@@ -27,10 +25,11 @@ import numpy.typing as npt
 
 from byteloom import _native
 from byteloom.errors import FileError, InvalidInputError
-from byteloom.files import StrPath, atomic_write, open_bytes
+from byteloom.files import StrPath, read_sealed, write_sealed
 from byteloom.generate.drafts import Draft, check_new_row, row_state
 
 FORMAT = "byteloom suffix cache 1"
+REMEDY = "name a file that SuffixCache.save wrote"
 TEXT = 0  # the one sequence of a row's own tree
 
 
@@ -166,10 +165,7 @@ class SuffixCache:
         texts = [self._answers.text(answer) for answer in self._finished]
         header = {"format": FORMAT, "tokenizer": tokenizer, "answers": len(texts)}
         sizes = np.array([len(text) for text in texts], "<u4")
-        body = json.dumps(header).encode() + b"\n" + sizes.tobytes() + b"".join(text.tobytes() for text in texts)
-        with atomic_write(path) as file:
-            file.write(body)
-            file.write(zlib.crc32(body).to_bytes(4, "little"))
+        write_sealed(path, header, [sizes.tobytes(), *(text.tobytes() for text in texts)])
 
     def load(self, path: StrPath, tokenizer: str = "") -> Self:
         """Remember the answers of a file that `save` wrote, besides those that are here; returns the cache.
@@ -231,20 +227,13 @@ def _checked(ids: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uin
 
 
 def _read(path: StrPath) -> tuple[dict[str, str], list[npt.NDArray[np.uint32]]]:
-    data = open_bytes(path)
-    head, found, _ = bytes(data[:4096]).partition(b"\n")
+    header, data = read_sealed(path, FORMAT, "suffix cache", REMEDY)
     try:
-        header = json.loads(head) if found else {}
-        known = isinstance(header, dict) and header.get("format") == FORMAT
-    except ValueError:
-        known = False
-    if not known:
-        raise FileError(f"{Path(path)} is not a suffix cache of this version; name a file that SuffixCache.save wrote")
-    damaged = FileError(f"{Path(path)} is damaged or cut off; make it again")
-    if len(data) < len(head) + 5 or zlib.crc32(data[:-4]).to_bytes(4, "little") != bytes(data[-4:]):
-        raise damaged
-    words = np.frombuffer(bytes(data[len(head) + 1 : -4]), "<u4")
-    sizes = words[: header["answers"]].astype(np.int64)
+        words = np.frombuffer(data, "<u4")
+        sizes = words[: header["answers"]].astype(np.int64)
+        header["tokenizer"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise FileError(f"{Path(path)} is damaged or cut off; {REMEDY}") from error
     if len(sizes) + sizes.sum() != len(words):
-        raise damaged
+        raise FileError(f"{Path(path)} is damaged or cut off; {REMEDY}")
     return header, np.split(words[len(sizes) :].astype(np.uint32), np.cumsum(sizes)[:-1]) if len(sizes) else []
