@@ -126,9 +126,9 @@ def superposed_generate(
     ngrams: of the same vocabulary; without any, all drafts share the model's next tokens, and only the first is good.
     attention_mask: 0 where a prompt is padded. eos_token_id: what ends a draft, default nothing. pad_token_id: stands
     behind the end, default the end token. cache: what the model has read already, a beginning of the prompts; default
-    nothing. It holds the prompts afterwards where it can be rolled back. logits_processor: applied once a step, with
-    the best draft as the text, so that it is approximate for the others. generator: draws the draft that a reset goes
-    on with, by probability; None: the best one. Deterministic but for that.
+    nothing. It holds the prompts afterwards where it can be rolled back; an empty one with windows is left alone.
+    logits_processor: applied once a step, with the best draft as the text, so that it is approximate for the others.
+    generator: draws the draft that a reset goes on with, by probability; None: the best one. Deterministic but for that.
     Raises InvalidInputError for prompts and models that do not fit, ModelOutputError where logits are not finite.
     """
     ends = [] if eos_token_id is None else [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
@@ -404,7 +404,9 @@ class _Reader:
         max_new_tokens: int,
     ) -> None:
         self.model = model
-        self.cache = whole_cache(model) if cache is None else cache
+        # An empty cache with windows would be filled in vain: it loses what is to be rolled back.
+        usable = cache is not None and not (any(cache.is_sliding) and cache.get_seq_length() == 0)
+        self.cache = cache if cache is not None and usable else whole_cache(model)
         self.input_ids = input_ids
         self.forwards = 0
         knows_length = not self.cache.layers or not all(self.cache.is_linear)
