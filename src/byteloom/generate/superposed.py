@@ -128,7 +128,7 @@ def superposed_generate(
     behind the end, default the end token. cache: what the model has read already, a beginning of the prompts; default
     nothing. It holds the prompts afterwards where it can be rolled back; an empty one with windows is left alone.
     logits_processor: applied once a step, with the best draft as the text, so that it is approximate for the others.
-    generator: draws the draft that a reset goes on with, by probability; None: the best one. Deterministic but for that.
+    generator: draws the draft that a reset goes on with, by probability; None: the best one. Else deterministic.
     Raises InvalidInputError for prompts and models that do not fit, ModelOutputError where logits are not finite.
     """
     ends = [] if eos_token_id is None else [eos_token_id] if isinstance(eos_token_id, int) else list(eos_token_id)
