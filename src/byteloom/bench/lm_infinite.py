@@ -47,6 +47,7 @@ CARD = Card(
 SINKS = 4
 LENGTHS = "Loss by position, nats a token"
 SPEED = "Decoding a token after a text"
+RECALL = "Values found, by a model that learned to look up 100 pairs"
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     plots = [
         Plot(f"{LENGTHS}: {subjects[0][0]}", "tokens before", "loss", "attention", log="x"),
         Plot(SPEED, "tokens before", "ms a token", "attention", log="xy"),
+        Plot(RECALL, "times the trained length", "found (%)", "attention", log="x"),
     ]
     machine = bench_machine("torch", "transformers")
     return Result(CARD.method, scale, numbers, rows, machine, time.perf_counter() - began, notes, plots)
@@ -343,10 +345,10 @@ def _endless(model: PreTrainedModel, ids_T: torch.Tensor) -> tuple[dict[str, Fig
 
 
 def _recall(scale: Scale, report: Progress) -> tuple[dict[str, Figure], list[Row]]:
-    """Pairs of a key and a value, and the question for one of them: is the value found once it has left the window?"""
+    """A key and its value among the first of a text, a long rest, and the question: is the value found?"""
     import torch
 
-    from byteloom.bench.recall import recall_model, recall_texts
+    from byteloom.bench.recall import recall_model
     from byteloom.generate import extend
     from byteloom.models import CACHE_KEYWORD, KVCache, attach
 
@@ -355,37 +357,56 @@ def _recall(scale: Scale, report: Progress) -> tuple[dict[str, Figure], list[Row
     ways: dict[str, dict[str, int] | None] = {
         "plain": None,
         f"window {window}": {"window": window, "sinks": SINKS},
-        f"window {window}, 5 tokens looked up": {
-            "window": window,
-            "sinks": SINKS,
-            "top_k": 5,
-            "top_k_from_layer": 1,
-        },
+        f"window {window}, 5 tokens looked up": {"window": window, "sinks": SINKS, "top_k": 5, "top_k_from_layer": 1},
+        f"window {window}, 1 token looked up": {"window": window, "sinks": SINKS, "top_k": 1, "top_k_from_layer": 1},
     }
     rows: list[Row] = []
-    for pairs in (24, 64, 100, 250) if scale != "smoke" else (40,):
-        texts_BT = recall_texts(64 if scale != "smoke" else 2, pairs, 1)
+    found: dict[tuple[str, int], float] = {}
+    multiples = (1, 2, 4, 8, 16) if scale != "smoke" else (1, 2)
+    for times in multiples:
+        texts_BT = _far_texts(96 if scale != "smoke" else 2, times)
         for way, options in ways.items():
             attached: Any = attach(model) if options is None else extend(model, **options)
             with torch.inference_mode(), attached:
                 cache = KVCache.for_model(model) if options is None else attached()
-                model(input_ids=texts_BT[:, :-2], logits_to_keep=1, **{CACHE_KEYWORD: cache})
+                for block_BT in texts_BT[:, :-2].split(512, dim=1):
+                    model(input_ids=block_BT, logits_to_keep=1, **{CACHE_KEYWORD: cache})
                 logits_BTV = model(input_ids=texts_BT[:, -2:-1], **{CACHE_KEYWORD: cache}).logits
             right_B = logits_BTV[:, -1].argmax(-1) == texts_BT[:, -1]
+            found[way, times] = 100 * float(right_B.float().mean())
             rows.append(
                 {
-                    "table": "Values found, by a model that learned to look up 100 pairs",
+                    "table": RECALL,
                     "attention": way,
-                    "pairs": pairs,
-                    "tokens before": 2 * pairs + 1,
-                    "found (%)": 100 * float(right_B.float().mean()),
+                    "times the trained length": times,
+                    "tokens": texts_BT.shape[1],
+                    "found (%)": found[way, times],
                 }
             )
-    plain, forgotten, looked_up = (row["found (%)"] for row in rows[-3:])
-    assert isinstance(plain, float) and isinstance(forgotten, float) and isinstance(looked_up, float)
-    most = rows[-1]["pairs"]
+    least, most = multiples[0], multiples[-1]
+    looked_up = f"window {window}, 1 token looked up"
     return {
-        f"values found among {most} pairs: plain": Figure(plain, "%"),
-        f"values found among {most} pairs: window alone": Figure(forgotten, "%"),
-        f"values found among {most} pairs: window, 5 tokens looked up": Figure(looked_up, "%"),
+        f"values found at {most} times the trained length: {way}": Figure(found[way, most], "%") for way in ways
+    } | {
+        f"values found with 1 token looked up, at {most} times the trained length over at {least}": Figure(
+            found[looked_up, most] / max(found[looked_up, least], 1e-9), "x", at_least=0.9
+        )
     }, rows
+
+
+def _far_texts(count: int, times: int) -> torch.Tensor:
+    """int64 [count, T]: 100 pairs of a key and a value, and a question for one of the first 20; the other 80 are said
+    again until the text is `times` as long as those of the training."""
+    import torch
+
+    from byteloom.bench.recall import QUESTION, recall_texts
+
+    pairs, asked = 100, 20
+    texts_BT = recall_texts(count, pairs, 1)
+    pair_BP2 = texts_BT[:, 1 : 1 + 2 * pairs].view(count, pairs, 2)
+    rest_BT = pair_BP2[:, asked:].flatten(1)
+    rest = times * 2 * pairs - 2 * asked
+    repeated_BT = rest_BT.repeat(1, -(-rest // rest_BT.shape[1]))[:, :rest]
+    which_B = torch.randint(asked, (count,), generator=torch.Generator().manual_seed(0))
+    question_B3 = torch.cat([torch.full((count, 1), QUESTION), pair_BP2[torch.arange(count), which_B]], dim=1)
+    return torch.cat([texts_BT[:, :1], pair_BP2[:, :asked].flatten(1), repeated_BT, question_B3], dim=1)

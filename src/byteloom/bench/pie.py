@@ -25,7 +25,7 @@ import numpy as np
 from byteloom.bench.catalogue import Progress
 from byteloom.bench.measure import bench_machine, best_of, timed
 from byteloom.bench.models import code_model, sampled, stories
-from byteloom.bench.result import Card, Figure, Result, Row, Scale
+from byteloom.bench.result import Card, Figure, Plot, Result, Row, Scale
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,8 @@ CARD = Card(
     measures="loss, divergence and agreement with recomputation of a small model of code behind real edits, beside a "
     "cache without the shift and one that ignores the edit; time of an edit beside that of encoding anew",
 )
+
+MIDDLE = "An edit of 16 tokens in the middle of a text"
 
 
 @dataclass(frozen=True)
@@ -129,9 +131,9 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         "The edits of code are the first changed region of each file; the others of the file are not made.",
         "llama.cpp's server shifts keys as this does (--cache-reuse), without a refresh; it is not measured here.",
     ]
-    return Result(
-        CARD.method, scale, numbers, rows, bench_machine("torch", "transformers"), time.perf_counter() - began, notes
-    )
+    plots = [Plot(MIDDLE, "tokens", "ms", "how", log="xy")]
+    machine = bench_machine("torch", "transformers")
+    return Result(CARD.method, scale, numbers, rows, machine, time.perf_counter() - began, notes, plots)
 
 
 # What is edited
@@ -408,8 +410,14 @@ def _speed(plan: _Plan, report: Progress) -> tuple[dict[str, Figure], list[Row]]
             max(100 / over(row, from_edit) for row in rows if row["new"] == 32), "%", at_most=15
         ),
     }
+    drawn: list[Row] = [
+        {"table": MIDDLE, "tokens": row["tokens"], "how": way, "ms": row[column]}
+        for row in rows
+        if row["new"] == 16
+        for way, column in (("PIE", "PIE (ms)"), ("encoding from the edit on", from_edit), ("encoding all", scratch))
+    ]
     more, row = _rotation(model, plan)
-    return numbers | more, [*rows, row]
+    return numbers | more, [*rows, *drawn, row]
 
 
 def _timed_edit(model: PreTrainedModel, session: EditSession, place: int, new: list[int]) -> Row:
