@@ -28,8 +28,12 @@ struct BFloat16 {
     BFloat16() = default;
     explicit BFloat16(float value) {
         const auto wide = std::bit_cast<uint32_t>(value);
-        bits =
-            static_cast<uint16_t>(std::isnan(value) ? (wide >> 16) | 0x40 : (wide + 0x7FFF + ((wide >> 16) & 1)) >> 16);
+        const auto upper = static_cast<uint16_t>(wide >> 16);
+        if (std::isnan(value)) {  // stays one, and what came from 16 bits keeps them
+            bits = (upper & 0x7F) != 0 ? upper : upper | 0x40;
+        } else {
+            bits = static_cast<uint16_t>((wide + 0x7FFF + (upper & 1)) >> 16);
+        }
     }
     explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
