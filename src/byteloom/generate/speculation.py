@@ -163,7 +163,7 @@ def check_vocabulary(drafter: Drafter, model: PreTrainedModel) -> None:
 def rows_of(model: PreTrainedModel) -> Rows:
     """Rows in one pass where attention takes a mask for each; else one after another, and slower."""
     attention = model.config._attn_implementation
-    if attention in ("sdpa", "eager"):
+    if attention in ("sdpa", "eager", "byteloom"):
         return RaggedRows(model)
     warnings.warn(
         f"{attention} attention takes no mask for rows of different lengths, so they are decoded one after another; "
