@@ -45,6 +45,7 @@ def complete(
     exactly this completion; the bar is its mean for each token.
 
     Example: byteloom ngrams build src/ --tokenizer DIR -o code.ngr
+
     Then: head -c 3000 main.c | byteloom complete - --model DIR --ngrams code.ngr
     """
     data = sys.stdin.buffer.read() if file == "-" else bytes(open_bytes(file))

@@ -94,7 +94,9 @@ def generate(
     document of its own.
 
     Example: head -c 600 /bin/ls | byteloom generate DIR --prompt-file - --max-new-tokens 100
+
     Faster where text repeats: byteloom generate DIR --prompt-file main.c --draft suffix --cache answers.sfx --stats
+
     Many prompts: byteloom generate DIR --prompts prompts.jsonl --batch-size 16 --draft suffix -o texts.jsonl
     """
     if prompts is not None:
