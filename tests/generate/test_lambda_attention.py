@@ -5,7 +5,7 @@ import torch
 
 from byteloom.errors import CacheStateError, InvalidInputError, UnsupportedPositionError
 from byteloom.generate import LambdaLayer, LambdaStream, extend
-from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, attach
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KeyRotation, KVCache, attach
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits
 from tests.reference.lambda_attention import lambda_attention
@@ -67,7 +67,7 @@ def test_it_is_the_definition(family, window, sinks, ceiling):
             part = slice(start, start + size)
             layer.expected = True
             states = layer.update(turned_key[:, :, part], value[None, :, part])
-            outputs.append(layer.attend(None, turned_query[:, :, part], *states, None, 0.5))
+            outputs.append(layer.attend(AttentionCall(turned_query[:, :, part], *states, None, 0.5)))
             assert layer.physical <= window - 1 and layer._sink_keys.shape[2] <= sinks
         assert (torch.cat(outputs, dim=2)[0] - expected).abs().max() < 1e-6
 
@@ -176,7 +176,7 @@ def test_the_last_token_looks_up_the_best_of_what_left(family):
             part = slice(start, start + size)
             layer.expected = True
             states = layer.update(turned_key[:, :, part], value[:, :, part])
-            output = layer.attend(None, turned_query[:, :, part], *states, None, 0.5)
+            output = layer.attend(AttentionCall(turned_query[:, :, part], *states, None, 0.5))
         assert (
             output[0, :, -1] - looked_up(rotation, query, key, value, window, sinks, top_k, insert_at)
         ).abs().max() < 1e-5
@@ -186,7 +186,7 @@ def test_the_last_token_looks_up_the_best_of_what_left(family):
         rotation=rotation, window=window, sinks=sinks, top_k=count - window - sinks, insert_at=insert_at
     )
     layer.expected = True
-    output = layer.attend(None, turned_query, *layer.update(turned_key, value), None, 0.5)
+    output = layer.attend(AttentionCall(turned_query, *layer.update(turned_key, value), None, 0.5))
     distance = torch.where(distance < window, distance, torch.where(positions < sinks, window, insert_at))
     for head in range(4):
         turned = rotation.shift(query[:, head : head + 1, -1:].expand(-1, -1, count, -1), distance, 0)[0, 0]

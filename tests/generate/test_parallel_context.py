@@ -18,7 +18,7 @@ from byteloom.generate import (
     tune,
 )
 from byteloom.generate.parallel_context import losses
-from byteloom.models import CACHE_KEYWORD, KVCache, attach, generate_from
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KVCache, attach, generate_from
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import logits
 
@@ -100,10 +100,10 @@ def test_attention_is_the_definition(temperature, scale, queries, contexts, othe
     )
     layer = ParallelLayer(contexts=contexts, tuning=Tuning(temperature, scale))
     expected = parallel(query, key, value, layer, 0.4)
-    found = layer.attend(None, query, key, value, None, 0.4)
+    found = layer.attend(AttentionCall(query, key, value, None, 0.4))
     assert found.dtype == dtype and (found - expected).abs().max() < 1e-5
     mask = (torch.arange(slots) <= torch.arange(queries)[:, None] + slots - queries)[None, None]
-    assert (layer.attend(None, query, key, value, mask, 0.4) - expected).abs().max() < 1e-5
+    assert (layer.attend(AttentionCall(query, key, value, mask, 0.4)) - expected).abs().max() < 1e-5
 
 
 def test_long_questions_are_read_in_blocks():
@@ -111,7 +111,7 @@ def test_long_questions_are_read_in_blocks():
     query, key, value = (torch.randn(1, 2, count, 8, generator=generator) for count in (600, 640, 640))
     layer = ParallelLayer(contexts=30)
     expected = parallel(query, key, value, layer, 0.4)
-    assert (layer.attend(None, query, key, value, None, 0.4) - expected).abs().max() < 1e-5
+    assert (layer.attend(AttentionCall(query, key, value, None, 0.4)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -130,19 +130,27 @@ def test_a_linear_model_gives_the_weighted_sum_of_its_logits(ngrams):
 # 4: one step by brute force
 
 
-def brute_force(twin, weights, texts, scores, logits, candidates, config):
-    """The best pairs of a draft and a token: [(total, draft, token)]; first those of better drafts, then likelier."""
-    ratios = [math.exp((x - max(logits)) / config.temperature) for x in logits]
+def brute_force(model, twin, weights, texts, scores, logits, candidates, config):
+    """The best pairs of a draft and a token: [(total, draft, token)]; first those of better drafts, then likelier.
+
+    Sums are in the order, and shares of n-grams in the float32, of the method: else the last bit decides about what is
+    equal, and the texts part.
+    """
+    ratios = [(x - max(logits)) / config.temperature for x in logits]
+    mass = 0.0
+    for ratio in ratios:
+        mass += math.exp(ratio)
     pairs = []
     for at, (text, score) in enumerate(zip(texts, scores, strict=True)):
-        p = [ratio / sum(ratios) for ratio in ratios]
-        q = [twin.prob(text, token, weights) for token in candidates]
-        for place, (p_c, q_c, token) in enumerate(zip(p, q, candidates, strict=True)):
+        q = model.prob(text, np.array(candidates)).astype(float).tolist()
+        np.testing.assert_allclose(q, [twin.prob(text, token, weights) for token in candidates], rtol=1e-5, atol=1e-7)
+        for place, (ratio, q_c, token) in enumerate(zip(ratios, q, candidates, strict=True)):
+            total = score + (1 - config.alpha) * (ratio - math.log(mass))
             if q_c > 0:
-                r = (1 - config.alpha) * math.log(p_c) + config.alpha * math.log(q_c)
+                total += config.alpha * math.log(q_c)
             else:
-                r = (1 - config.alpha) * math.log(p_c) - config.penalty * (2 if any(q) else 1)
-            pairs.append((-(score + r), at, place, token))
+                total -= config.penalty * (2 if any(q) else 1)
+            pairs.append((-total, at, place, token))
     return [(-total, at, token) for total, at, _, token in sorted(pairs)[: config.num_drafts]]
 
 
@@ -163,7 +171,9 @@ def test_a_step_is_that_of_brute_force(seed, keep, alpha, ties):
         logits = rng.integers(0, 3, 3 * keep).astype(float) if ties else 3 * rng.normal(size=3 * keep)
         logits = -np.sort(-logits)
         drafts.extend(logits[None], candidates[None])
-        best = brute_force(twin, model.weights.tolist(), texts, scores, logits.tolist(), candidates.tolist(), config)
+        best = brute_force(
+            model, twin, model.weights.tolist(), texts, scores, logits.tolist(), candidates.tolist(), config
+        )
         texts = [[*texts[at], token] for _, at, token in best]
         scores = [total for total, _, _ in best]
         np.testing.assert_allclose(drafts.scores_BK[0], scores, rtol=1e-5, atol=1e-5)

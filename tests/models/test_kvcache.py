@@ -35,8 +35,8 @@ def layer_with(count, bias=False, batch=2):
 
 def test_appending_copies_little(monkeypatch):
     copies = []
-    grown = module._grown
-    monkeypatch.setattr(module, "_grown", lambda *args: copies.append(args) or grown(*args))
+    grown = module.grown
+    monkeypatch.setattr(module, "grown", lambda *args: copies.append(args) or grown(*args))
     layer = KVLayer()
     key, value = states(5000, batch=1)
     for at in range(5000):
@@ -207,7 +207,8 @@ def test_a_bias_of_log_two_is_the_key_twice():
 
 def test_a_layer_with_its_own_attention_needs_attach():
     class Uniform(KVLayer):
-        def attend(self, module, query, key, value, mask, scaling, **options):
+        def attend(self, call):
+            query, value = call.query_BHQD, call.value_BKTD
             groups = query.shape[1] // value.shape[1]
             return value.mean(2, keepdim=True).repeat_interleave(groups, 1).expand(*query.shape[:3], -1)
 

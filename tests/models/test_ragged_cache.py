@@ -6,7 +6,7 @@ import torch
 
 from byteloom.errors import InvalidInputError
 from byteloom.models import RaggedCache, attach
-from byteloom.models import kvcache as module
+from byteloom.models import ragged_cache as module
 from tests.models.families import build, tiny, tokens
 
 WINDOWS = {
@@ -179,8 +179,8 @@ def test_what_was_read_is_forgotten_row_by_row():
 
 def test_growth_is_rare_and_memory_bounded(monkeypatch):
     copies = []
-    grown = module._grown
-    monkeypatch.setattr(module, "_grown", lambda *args: copies.append(args) or grown(*args))
+    grown = module.grown
+    monkeypatch.setattr(module, "grown", lambda *args: copies.append(args) or grown(*args))
     config = tiny("Llama").config
     cache = RaggedCache(config, 2)
     key, value = torch.randn(2, 2, 1, 16), torch.randn(2, 2, 1, 16)

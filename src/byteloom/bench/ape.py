@@ -93,8 +93,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more, table = _speed(plan)
     numbers |= more
     rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     notes = [
         "One thread, float32. The look-up model was trained on up to 100 pairs in one sequence.",
         "The code of the paper needs CUDA and flash-attn, so its corrections are measured in ours.",

@@ -149,8 +149,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         found += _start()
         report("bpe-kernels: encoding", 4, 4)
     numbers = found.numbers
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     machine = bench_machine("tokenizers", "tiktoken")
     seconds = time.perf_counter() - began
     return Result(CARD.method, scale, numbers, found.rows, machine, seconds, found.notes)

@@ -120,8 +120,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         more, table = measure(plan)
         numbers |= more
         rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     plots = []
     for name, column in ((CODE, "error of attention"), (STORIES, "increase of the loss")):
         tables = {str(row["table"]) for row in rows if str(row["table"]).startswith(name) and column in row}
@@ -247,21 +245,12 @@ def _quality(
 
 def _read(model: PreTrainedModel, ids_BT: torch.Tensor, plan: _Plan) -> list[_Held]:
     """The contexts, then the tokens behind them, with the queries of both kept."""
-    from byteloom.models import CACHE_KEYWORD, KVCache, KVLayer
+    from byteloom.models import CACHE_KEYWORD, AttentionCall, KVCache, KVLayer
 
     class Watched(KVLayer):
-        def attend(
-            self,
-            module: torch.nn.Module,
-            query_BHQD: torch.Tensor,
-            key_BKTD: torch.Tensor,
-            value_BKTD: torch.Tensor,
-            mask: torch.Tensor | None,
-            scaling: float,
-            **options: Any,
-        ) -> torch.Tensor:
-            asked.append((query_BHQD[:, :, -max(plan.recent, plan.following) :], scaling))
-            return super().attend(module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, **options)
+        def attend(self, call: AttentionCall) -> torch.Tensor:
+            asked.append((call.query_BHQD[:, :, -max(plan.recent, plan.following) :], call.scaling))
+            return super().attend(call)
 
     asked: list[tuple[torch.Tensor, float]] = []
     cache = KVCache.for_model(model, Watched)
@@ -488,7 +477,7 @@ def _decoding(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
     from transformers.cache_utils import DynamicCache
 
     from byteloom.compress import merging_cache
-    from byteloom.models import CACHE_KEYWORD, KVCache, attach
+    from byteloom.models import CACHE_KEYWORD, AttentionCall, KVCache, attach
 
     model = _model(plan)
     states = torch.randn(2, 1, 8, plan.slots, 64, generator=torch.Generator().manual_seed(0))
@@ -524,7 +513,7 @@ def _decoding(plan: _Plan) -> tuple[dict[str, Figure], list[Row]]:
             # All layers in turn, as in a step, so that none finds its keys in the cache of the processor.
             def attend_all(layers: Sequence[KVLayer] = cache.layers) -> None:
                 for layer in layers:
-                    layer.attend(model, query, layer.keys, layer.values, None, 0.125)
+                    layer.attend(AttentionCall(query, layer.keys, layer.values, None, 0.125))
 
             alone[name] = best_of(plan.steps, attend_all).wall
     table = f"Decoding behind {plan.slots} tokens: {plan.layers} layers, 8 heads of 64, random weights"

@@ -116,8 +116,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         )
     else:
         notes.append("The language models were not measured: they need byteloom[models].")
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     return Result(CARD.method, scale, numbers, rows, bench_machine("tokenizers"), time.perf_counter() - began, notes)
 
 

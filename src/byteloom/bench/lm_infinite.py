@@ -107,8 +107,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     ):
         numbers |= more
         rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     plots = [
         Plot(f"{LENGTHS}: {subjects[0][0]}", "tokens before", "loss", "attention", log="x"),
         Plot(SPEED, "tokens before", "ms a token", "attention", log="xy"),

@@ -98,8 +98,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     speeds, speed_rows = _speed(tokenizer, b"".join([*train, *test])[: plan.timed], plan)
     numbers |= speeds
     rows += speed_rows
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     shape = plan.backbone
     notes = [
         f"The models are Llamas (layers {shape.layers}, hidden size {shape.hidden_size}, heads {shape.heads}, window "

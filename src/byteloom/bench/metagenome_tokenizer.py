@@ -98,8 +98,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
             more, table = part()
             numbers |= more
             rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     shape = plan.backbone
     notes = [
         f"Reads of {READ} bases with 0.5% substitutions, from either strand of {source}, groups alike. "

@@ -123,8 +123,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more, speed = _speed(plan, report)
     numbers |= more
     rows += speed
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     notes = [
         "A cache that ignores the edit is the honest floor: a small model looks back little, so far behind an edit it "
         "does well.",

@@ -78,6 +78,11 @@ class Result:
     notes: list[str] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.scale == "smoke":  # too little work for a bound to mean anything
+            bare = {name: Figure(figure.value, figure.unit) for name, figure in self.numbers.items()}
+            object.__setattr__(self, "numbers", bare)
+
     @property
     def file_name(self) -> str:
         """`method-scale-machine.json`: a second run on the same kind of machine replaces the first."""

@@ -109,8 +109,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     for more, table in (_trees(_streams(encoded, plan)), _growth(encoded, plan, report)):
         numbers |= more
         rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     plots = [
         Plot(GROWTH, "million tokens", "us a token to extend", "tree"),
         Plot(REPETITION, "repeated tokens (%)", "over plain", "method"),

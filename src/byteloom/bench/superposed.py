@@ -115,8 +115,6 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
     more, table = _ngrams(plan)
     numbers |= more
     rows += table
-    if scale == "smoke":  # too little work for a bound to mean anything
-        numbers = {name: Figure(figure.value, figure.unit) for name, figure in numbers.items()}
     plots = [Plot(MANY, "prompts", "over sampled rows in one batch", "drafts", log="x")]
     machine = bench_machine("torch", "transformers")
     return Result(CARD.method, scale, numbers, rows, machine, time.perf_counter() - began, notes, plots)

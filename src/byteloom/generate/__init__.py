@@ -7,7 +7,7 @@ Along with a text while it is edited: `EditSession`.
 Over texts that come back: `ContextStore` and `answer`.
 """
 
-from byteloom.generate.batch import BatchEngine, BatchOutput, Sampling, speculate_batch
+from byteloom.generate.batch import BatchEngine, BatchOutput, speculate_batch
 from byteloom.generate.drafts import Draft, Drafter, DraftModel, Hybrid, PromptLookup
 from byteloom.generate.edit_session import EditSession, SyncReport
 from byteloom.generate.engine import Statistics
@@ -23,6 +23,7 @@ from byteloom.generate.superposed import (
     superposed_generate,
     tune_superposed,
 )
+from byteloom.generate.texts import Sampling
 from byteloom.generate.token_diff import Edit, token_edits
 
 __all__ = [

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import LogitsProcessorList, StoppingCriteriaList
-from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from byteloom.errors import InvalidInputError
 from byteloom.generate.drafts import Drafter, DraftModel, PromptLookup
@@ -31,7 +30,7 @@ from byteloom.generate.padded_rows import GroupedRows, PaddedRows
 from byteloom.generate.rows import Rows, SeparateRows
 from byteloom.generate.speculation import check_vocabulary, rows_of
 from byteloom.generate.suffix_cache import SuffixCache
-from byteloom.generate.texts import ENDLESS, Finish, Rule, Text
+from byteloom.generate.texts import ENDLESS, Finish, Rule, Sampling, Text, end_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -49,34 +48,6 @@ class BatchOutput:
     finish: list[Finish]
     statistics: Statistics
     grouping: float | None = None
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How tokens are drawn. temperature 0 takes the most probable one; top_k 0 and top_p 1 leave all in.
-
-    seed: of the random numbers; each text has its own, whoever is written beside it.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise InvalidInputError("temperature and top_k are at least 0, top_p above 0 and at most 1")
-
-    def processors(self) -> LogitsProcessorList:
-        """Those of transformers that draw so."""
-        processors = LogitsProcessorList()
-        if self.temperature not in (0, 1):
-            processors.append(TemperatureLogitsWarper(self.temperature))
-        if self.temperature and self.top_k:
-            processors.append(TopKLogitsWarper(self.top_k))
-        if self.temperature and self.top_p < 1:
-            processors.append(TopPLogitsWarper(self.top_p))
-        return processors
 
 
 class BatchEngine:
@@ -251,9 +222,3 @@ def _rows(model: PreTrainedModel, layout: str, batch_size: int) -> Rows:
     if layout == "exspec":
         return GroupedRows(model, batch_size)
     raise InvalidInputError(f'layout is "ragged", "eqspec" or "exspec"; got {layout!r}')
-
-
-def end_ids(model: PreTrainedModel) -> set[int]:
-    """The ids that end a text of `model`, as its generation_config says."""
-    ends = model.generation_config.eos_token_id if model.generation_config else None
-    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)

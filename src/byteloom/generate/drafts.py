@@ -16,7 +16,7 @@ import torch
 
 from byteloom.errors import InvalidInputError
 from byteloom.generate.rows import padded
-from byteloom.models.kvcache import RaggedCache
+from byteloom.models.ragged_cache import RaggedCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

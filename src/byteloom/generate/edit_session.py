@@ -22,7 +22,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ import torch
 
 from byteloom.errors import InvalidInputError, InvalidTypeError
 from byteloom.generate.token_diff import Edit, Ids, token_edits
-from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KeyRotation, KVCache, KVLayer, attach
 from byteloom.models.attention import refuse_assisted
 
 if TYPE_CHECKING:
@@ -428,18 +428,8 @@ class _SlotLayer(KVLayer):
         super().__init__(index=index, rotation=rotation)
         self._slots = slots
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query_BHQD: torch.Tensor,
-        key_BKTD: torch.Tensor,
-        value_BKTD: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        *,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Each query over the keys that stand before it."""
-        mask = self._slots.mask(query_BHQD.shape[2], key_BKTD.shape[2], window, query_BHQD.device)
-        return super().attend(module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap)
+        queries, slots = call.query_BHQD.shape[2], call.key_BKTD.shape[2]
+        mask = self._slots.mask(queries, slots, call.window, call.query_BHQD.device)
+        return super().attend(replace(call, mask=mask))

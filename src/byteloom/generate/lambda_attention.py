@@ -18,15 +18,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import torch
-from transformers.generation.logits_process import (
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from byteloom.errors import CacheStateError, InvalidInputError
-from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
+from byteloom.generate.texts import Sampling, end_ids
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
 from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 
 if TYPE_CHECKING:
@@ -102,32 +97,21 @@ class LambdaLayer(KVLayer):
         if self.top_k:
             self._history.append(raw_BKQD[:, :, new:], value_states[:, :, new:])
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query_BHQD: torch.Tensor,
-        key_BKTD: torch.Tensor,
-        value_BKTD: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        *,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Each query over its window and over the sinks outside of it, in one softmax; then evict."""
         if self.bias is not None:
             raise CacheStateError("a cache with a window takes no bias; merge slots in a KVCache of plain layers")
         if self.logical <= self.window:
-            output_BHQD = super().attend(
-                module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap
-            )
+            output_BHQD = super().attend(call)
             self._evict()
             return output_BHQD
-        if mask is not None:
+        if call.mask is not None:
             raise InvalidInputError(
                 f"rows of unequal length and custom masks end at the window of {self.window} tokens; "
                 "give one sequence, or rows of one length"
             )
+        query_BHQD, key_BKTD, value_BKTD = call.query_BHQD, call.key_BKTD, call.value_BKTD
+        scaling, softcap = call.scaling, call.softcap
         queries, slots = query_BHQD.shape[2], key_BKTD.shape[2]
         outputs = []
         for start in range(0, queries, self.chunk):
@@ -412,16 +396,9 @@ class LambdaStream:
 
         temperature 0 takes the most probable token; top_k 0 and top_p 1 leave all tokens in.
         """
-        if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
-            raise InvalidInputError("temperature and top_k are at least 0, top_p above 0 and at most 1")
-        warpers = LogitsProcessorList([TemperatureLogitsWarper(temperature)] if temperature > 0 else [])
-        if top_k > 0:
-            warpers.append(TopKLogitsWarper(top_k))
-        if top_p < 1:
-            warpers.append(TopPLogitsWarper(top_p))
+        warpers = Sampling(temperature, top_k, top_p).processors()
         generator = torch.Generator(self._model.device).manual_seed(seed)
-        ends = self._model.generation_config.eos_token_id
-        end_ids = set(ends) if isinstance(ends, list) else {ends}
+        ends = end_ids(self._model)
         logits_1V = self.feed(ids_BT, last_only=True)[:, -1]
         for _ in range(max_new_tokens):
             if temperature > 0:
@@ -431,7 +408,7 @@ class LambdaStream:
                 new_BT = logits_1V.argmax(-1, keepdim=True)
             token = int(new_BT)
             yield token
-            if token in end_ids:
+            if token in ends:
                 return
             logits_1V = self.feed(new_BT, last_only=True)[:, -1]
 

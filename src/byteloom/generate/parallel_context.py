@@ -32,7 +32,7 @@ from safetensors import SafetensorError
 
 from byteloom.errors import CacheMismatchError, CacheStateError, InvalidInputError, UnsupportedPositionError
 from byteloom.files import StrPath, atomic_write
-from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KeyRotation, KVCache, KVLayer, attach, attend_lse, merge_lse
 from byteloom.models.attention import QUERY_BLOCK, refuse_assisted
 from byteloom.models.kvcache import MIN_SLACK, attention_windows, fingerprint
 
@@ -94,25 +94,14 @@ class ParallelLayer(KVLayer):
         self.contexts = sum(keys.shape[2] for keys, _ in contexts)
         self.logical = logical
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query_BHQD: torch.Tensor,
-        key_BKTD: torch.Tensor,
-        value_BKTD: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        *,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Contexts at their temperature, everything else as it is; the share of the contexts by `scale`."""
         if self.bias is not None:
             raise CacheStateError("a cache of contexts takes no bias; merge slots in a KVCache of plain layers")
         if not self.contexts or self.tuning == Tuning(1, 1):
-            return super().attend(
-                module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap
-            )
+            return super().attend(call)
+        query_BHQD, key_BKTD, value_BKTD = call.query_BHQD, call.key_BKTD, call.value_BKTD
+        mask, scaling, softcap = call.mask, call.scaling, call.softcap
         if mask is not None and mask.dim() == 2:
             raise InvalidInputError("padded batches cannot follow contexts; answer one question at a time")
         temperature, scale = self.tuning.temperature, self.tuning.scale

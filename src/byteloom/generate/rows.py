@@ -16,7 +16,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from byteloom.errors import InvalidInputError, UnsupportedPositionError
 from byteloom.models.attention import CACHE_KEYWORD, attach
-from byteloom.models.kvcache import RaggedCache, attention_windows
+from byteloom.models.kvcache import attention_windows
+from byteloom.models.ragged_cache import RaggedCache
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from transformers import EosTokenCriteria, LogitsProcessorList, MaxLengthCriteria, StoppingCriteriaList
+from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from byteloom.errors import InvalidInputError
 from byteloom.generate.drafts import Draft
 
 if TYPE_CHECKING:
@@ -18,6 +21,34 @@ if TYPE_CHECKING:
 
 Finish = Literal["stop", "length"]
 ENDLESS = 1 << 30  # tokens
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn. temperature 0 takes the most probable one; top_k 0 and top_p 1 leave all in.
+
+    seed: of the random numbers; each text has its own, whoever is written beside it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+            raise InvalidInputError("temperature and top_k are at least 0, top_p above 0 and at most 1")
+
+    def processors(self) -> LogitsProcessorList:
+        """Those of transformers that draw so."""
+        processors = LogitsProcessorList()
+        if self.temperature not in (0, 1):
+            processors.append(TemperatureLogitsWarper(self.temperature))
+        if self.temperature and self.top_k:
+            processors.append(TopKLogitsWarper(self.top_k))
+        if self.temperature and self.top_p < 1:
+            processors.append(TopPLogitsWarper(self.top_p))
+        return processors
 
 
 class Rule:
@@ -145,6 +176,12 @@ class Text:
             self.finish = self.rule.finish(self)
             at = None if self.finish else children.get((at, token))
         return kept
+
+
+def end_ids(model: PreTrainedModel) -> set[int]:
+    """The ids that end a text of `model`, as its generation_config says."""
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    return set() if ends is None else {ends} if isinstance(ends, int) else set(ends)
 
 
 def _best_path(draft: Draft) -> Draft:

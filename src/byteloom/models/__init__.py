@@ -6,6 +6,7 @@ CACHE_KEYWORD is the name that the installed version knows.
 
 from byteloom.models.attention import (
     CACHE_KEYWORD,
+    AttentionCall,
     attach,
     attend,
     attend_lse,
@@ -13,11 +14,13 @@ from byteloom.models.attention import (
     merge_lse,
     register,
 )
-from byteloom.models.kvcache import KVCache, KVLayer, RaggedCache, RaggedLayer
+from byteloom.models.kvcache import KVCache, KVLayer
+from byteloom.models.ragged_cache import RaggedCache, RaggedLayer
 from byteloom.models.rotary import KeyRotation
 
 __all__ = [
     "CACHE_KEYWORD",
+    "AttentionCall",
     "KVCache",
     "KVLayer",
     "KeyRotation",

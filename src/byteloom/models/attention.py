@@ -129,6 +129,23 @@ def require_attention_backend(model: PreTrainedModel) -> None:
         )
 
 
+@dataclass(slots=True)
+class AttentionCall:
+    """What a model asks of the attention of one layer.
+
+    query: [B, H, Q, D]. key, value: [B, K, T, D], what the `update` of the cache layer has just returned, the new
+    tokens last. mask, window, softcap: as in `attend`. scaling: of the scores.
+    """
+
+    query_BHQD: torch.Tensor
+    key_BKTD: torch.Tensor
+    value_BKTD: torch.Tensor
+    mask: torch.Tensor | None
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+
 def attend(
     query_BHQD: torch.Tensor,
     key_BKTD: torch.Tensor,
@@ -302,14 +319,7 @@ def _attention(
         )
     else:
         output_BHQD = kv_layer.attend(
-            module,
-            query_BHQD,
-            key_BKTD,
-            value_BKTD,
-            attention_mask,
-            scaling,
-            window=window,
-            softcap=softcap,
+            AttentionCall(query_BHQD, key_BKTD, value_BKTD, attention_mask, scaling, window, softcap)
         )
     return output_BHQD.transpose(1, 2).contiguous(), None
 

@@ -23,7 +23,7 @@ from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath, open_bytes
 from byteloom.generate import ContextStore, Example, Tuning, tune
 from byteloom.generate import answer as write_answer
-from byteloom.generate.batch import end_ids
+from byteloom.generate.texts import end_ids
 from byteloom.tasks.continuation import control_ids, load_model, load_model_tokenizer
 from byteloom.tasks.retrieval import bm25
 from byteloom.tokenize.hf import ByteTokenizer

@@ -21,7 +21,7 @@ from byteloom.corpus import Corpus
 from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath
 from byteloom.generate import NgramModel, SuperposedConfig, superposed_generate
-from byteloom.generate.batch import end_ids
+from byteloom.generate.texts import end_ids
 from byteloom.tasks.continuation import (
     control_ids,
     encoded,
@@ -76,7 +76,7 @@ def complete_bytes(
     *,
     max_new_tokens: int = 10,
     ngrams: StrPath | None = None,
-    config: SuperposedConfig = SuperposedConfig(),  # noqa: B008 - frozen
+    config: SuperposedConfig = SuperposedConfig(),
 ) -> Completions:
     """Ways in which the model in `folder` would go on after `prompt`, of which the last 2,048 tokens at most are read.
 

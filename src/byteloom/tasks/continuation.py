@@ -40,8 +40,8 @@ from byteloom.generate import (
     SuffixCache,
     extend,
 )
-from byteloom.generate.batch import Layout, end_ids
-from byteloom.generate.texts import Text
+from byteloom.generate.batch import Layout
+from byteloom.generate.texts import Text, end_ids
 from byteloom.models import CACHE_KEYWORD, KVCache, attach
 from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer

@@ -12,7 +12,7 @@ from byteloom.compress import MergedLayer, MergingCache, merge_to, merging_cache
 from byteloom.compress.cache import merging as module
 from byteloom.errors import CacheStateError, InvalidInputError
 from byteloom.generate import Speculation, SuffixCache
-from byteloom.models import CACHE_KEYWORD, KeyRotation, KVCache, attach, generate_from
+from byteloom.models import CACHE_KEYWORD, AttentionCall, KeyRotation, KVCache, attach, generate_from
 from tests.models.families import build, tiny, tokens
 from tests.models.test_attention import greedy, logits, naive
 from tests.reference import merging as reference
@@ -169,14 +169,14 @@ def test_equal_keys_merge_without_loss(queries):
     layer.replace(merged[0], merged[1], bias=merged[2])
     layer.logical = 40
     whole = torch.ones(1, 1, queries, 20, dtype=torch.bool)
-    output = layer.attend(None, query, layer.keys, layer.values, whole, 0.7)
+    output = layer.attend(AttentionCall(query, layer.keys, layer.values, whole, 0.7))
     assert (output - expected).abs().max() < 1e-6
     layer.bias = None
     seen = seen[..., :20]
-    assert (layer.attend(None, query, layer.keys, layer.values, whole, 0.7) - expected).abs().max() < 1e-6
+    assert (layer.attend(AttentionCall(query, layer.keys, layer.values, whole, 0.7)) - expected).abs().max() < 1e-6
     # Sizes that differ do matter.
     layer.bias = merged[2] * torch.arange(20)
-    assert (layer.attend(None, query, layer.keys, layer.values, whole, 0.7) - expected).abs().max() > 0.05
+    assert (layer.attend(AttentionCall(query, layer.keys, layer.values, whole, 0.7)) - expected).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -236,8 +236,9 @@ def test_attention_is_that_of_the_centroids(family):
     caught = []
 
     class Spy(MergedLayer):
-        def attend(self, module, query, key, value, mask, scaling, **options):
-            output = super().attend(module, query, key, value, mask, scaling, **options)
+        def attend(self, call):
+            query, key, value, scaling = call.query_BHQD, call.key_BKTD, call.value_BKTD, call.scaling
+            output = super().attend(call)
             seen = torch.ones(1, 1, 1, key.shape[2], dtype=torch.bool)
             caught.append((output, naive(query, key, value, scaling=scaling, seen=seen, bias=self.bias)))
             return output
@@ -282,10 +283,11 @@ def test_what_is_attended_to_is_guarded(family):
         caught = []
 
         class Spy(MergedLayer):
-            def attend(self, module, query, key, value, mask, scaling, caught=caught, **options):
+            def attend(self, call, caught=caught):
+                query, key, scaling = call.query_BHQD, call.key_BKTD, call.scaling
                 weights = (query[:, :, -16:] @ key[:, :, :-16].repeat_interleave(2, 1).mT * scaling).softmax(-1)
                 caught.append(weights.mean(2).unflatten(1, (2, 2)).mean(2)[:, :, 4:])
-                return super().attend(module, query, key, value, mask, scaling, **options)
+                return super().attend(call)
 
         with attach(model):
             cache = MergingCache.for_model(model, Spy, budget=60, recent=16, guard=guard)

@@ -25,6 +25,7 @@ from torch.nn.functional import normalize, pad
 
 from byteloom import _native
 from byteloom.errors import CacheStateError, InvalidInputError
+from byteloom.models.attention import AttentionCall
 from byteloom.models.kvcache import KVCache, KVLayer, attention_windows, fingerprint
 
 if TYPE_CHECKING:
@@ -159,28 +160,15 @@ class MergedLayer(KVLayer):
         similarity = self._similarity / self._pairs if self._pairs else float("nan")
         return MergeReport(self.logical, self.physical, similarity, self._seconds)
 
-    def attend(
-        self,
-        module: torch.nn.Module,
-        query_BHQD: torch.Tensor,
-        key_BKTD: torch.Tensor,
-        value_BKTD: torch.Tensor,
-        mask: torch.Tensor | None,
-        scaling: float,
-        *,
-        window: int | None = None,
-        softcap: float | None = None,
-    ) -> torch.Tensor:
+    def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attention over all slots, a centroid of N tokens weighing as N; then merge."""
-        if mask is not None and mask.dim() == 2 and self.ratio != 1:
+        if call.mask is not None and call.mask.dim() == 2 and self.ratio != 1:
             raise InvalidInputError("rows of unequal length cannot be merged together; give each row alone")
-        output_BHQD = super().attend(
-            module, query_BHQD, key_BKTD, value_BKTD, mask, scaling, window=window, softcap=softcap
-        )
+        output_BHQD = super().attend(call)
         if self.guard and self.ratio != 1:
-            self.watch(query_BHQD, scaling)
+            self.watch(call.query_BHQD, call.scaling)
         extra = self.physical - self.target
-        is_prompt = query_BHQD.shape[2] > self.recent
+        is_prompt = call.query_BHQD.shape[2] > self.recent
         if extra > (0 if is_prompt else self.target // 4):
             self.compress()
         return output_BHQD
