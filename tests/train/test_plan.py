@@ -10,8 +10,8 @@ NANO, MINI = SIZES["nano"], SIZES["mini"]
 def plan(wish: Wish, *, rate=20_000.0, corpus_tokens=10**9, vocab_size=4096, device="cpu", world_size=1) -> Plan:
     """A plan for a machine that does `rate` tokens a second with the smallest model, and less with larger ones."""
 
-    def measure(backbone, vocabulary, windows, precision):
-        speed = rate * NANO.flops_per_token(vocab_size) / backbone.flops_per_token(vocabulary)
+    def measure(backbone, windows, precision):
+        speed = rate * NANO.flops_per_token(vocab_size) / backbone.flops_per_token(vocab_size)
         return speed * (1.5 if precision == "bf16" else 1.0)
 
     return make_plan(
@@ -21,6 +21,7 @@ def plan(wish: Wish, *, rate=20_000.0, corpus_tokens=10**9, vocab_size=4096, dev
         device=device,
         threads=1,
         world_size=world_size,
+        flops_per_token=lambda backbone: backbone.flops_per_token(vocab_size),
         measure=measure,
     )
 
@@ -74,20 +75,27 @@ def test_what_is_wished_is_taken():
 
 
 def test_bf16_is_taken_on_a_cpu_only_where_it_pays():
-    def measure(backbone, vocab_size, windows, precision):
+    def measure(backbone, windows, precision):
         return 1000.0 if precision == "fp32" else 1100.0
 
     made = make_plan(
-        Wish(), vocab_size=263, corpus_tokens=10**6, device="cpu", threads=1, world_size=1, measure=measure
+        Wish(),
+        vocab_size=263,
+        corpus_tokens=10**6,
+        device="cpu",
+        threads=1,
+        world_size=1,
+        flops_per_token=lambda backbone: backbone.flops_per_token(263),
+        measure=measure,
     )
     assert made.precision == "fp32"
 
 
 def test_equal_compute_is_equal_operations():
     bpe = plan(Wish(minutes=2))
-    raw = bpe.with_equal_compute(263)
-    cost = [p.steps * p.tokens_per_step * p.backbone.flops_per_token(p.vocab_size) for p in (bpe, raw)]
-    assert cost[0] == pytest.approx(cost[1], rel=1e-3)
+    raw = bpe.with_equal_compute(263, bpe.backbone.flops_per_token(263))
+    assert raw.vocab_size == 263
+    assert raw.flops == pytest.approx(bpe.flops, rel=1e-3)
     assert raw.steps > bpe.steps
     assert raw.save_steps % raw.log_steps == bpe.save_steps % bpe.log_steps == 0
 

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from byteloom.errors import FileError
 from byteloom.tokenize import byte_tokenizer, train_bpe
+from byteloom.train.objectives import NextToken, count_flops
 from byteloom.train.plan import Backbone, Plan
 from byteloom.train.shards import Shards, read_shards, write_shards
 from byteloom.train.trainer import last_checkpoint, tokens_per_second, train_model
@@ -33,6 +34,7 @@ PLAN = Plan(
     fsdp=False,
     log_steps=1,
     save_steps=4,
+    flops_per_token=1,
 )
 
 
@@ -44,7 +46,9 @@ def shards(tmp_path_factory) -> Shards:
 
 @pytest.fixture(scope="module")
 def unbroken(shards, tmp_path_factory):
-    return train_model(PLAN, byte_tokenizer(), shards, tmp_path_factory.mktemp("unbroken"), judge=lambda model: 5.0)
+    return train_model(
+        PLAN, NextToken(byte_tokenizer(), shards), tmp_path_factory.mktemp("unbroken"), judge=lambda model: 5.0
+    )
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -84,7 +88,9 @@ def test_a_finished_training_is_only_read(shards, unbroken):
     def refuse(*_):
         raise AssertionError("trained again")
 
-    again = train_model(PLAN, byte_tokenizer(), shards, unbroken.folder.parent, judge=refuse, progress=refuse)
+    again = train_model(
+        PLAN, NextToken(byte_tokenizer(), shards), unbroken.folder.parent, judge=refuse, progress=refuse
+    )
     assert again == unbroken
 
 
@@ -92,6 +98,7 @@ def test_killed_in_mid_training_it_ends_with_the_same_bits(shards, unbroken, tmp
     script = f"""
 import json, os, signal, sys
 from pathlib import Path
+from byteloom.train.objectives import NextToken
 from byteloom.train.plan import Plan
 from byteloom.train.shards import read_shards
 from byteloom.tokenize import byte_tokenizer
@@ -103,7 +110,7 @@ def die(what, step, steps):
 
 plan = Plan.from_json(json.loads({json.dumps(json.dumps(PLAN.to_json()))}))
 shards = read_shards(Path({str(shards.folder)!r}))
-train_model(plan, byte_tokenizer(), shards, Path({str(tmp_path)!r}), judge=lambda m: 5.0, progress=die)
+train_model(plan, NextToken(byte_tokenizer(), shards), Path({str(tmp_path)!r}), judge=lambda m: 5.0, progress=die)
 """
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert run.returncode == -signal.SIGKILL, run.stderr
@@ -111,8 +118,7 @@ train_model(plan, byte_tokenizer(), shards, Path({str(tmp_path)!r}), judge=lambd
     steps = []
     resumed = train_model(
         PLAN,
-        byte_tokenizer(),
-        shards,
+        NextToken(byte_tokenizer(), shards),
         tmp_path,
         judge=lambda model: 5.0,
         progress=lambda what, step, all_: steps.append(step),
@@ -131,8 +137,10 @@ def test_interrupted_before_and_between_checkpoints(shards, unbroken, tmp_path):
                 raise KeyboardInterrupt
 
         with pytest.raises(KeyboardInterrupt):
-            train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0, progress=interrupt)
-    finished = train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
+            train_model(
+                PLAN, NextToken(byte_tokenizer(), shards), tmp_path, judge=lambda model: 5.0, progress=interrupt
+            )
+    finished = train_model(PLAN, NextToken(byte_tokenizer(), shards), tmp_path, judge=lambda model: 5.0)
     assert_same(finished.folder, unbroken.folder)
 
 
@@ -147,7 +155,9 @@ def test_a_half_written_checkpoint_is_passed_over(tmp_path):
 
 
 def test_bf16_trains_too(shards, tmp_path):
-    trained = train_model(replace(PLAN, precision="bf16"), byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
+    trained = train_model(
+        replace(PLAN, precision="bf16"), NextToken(byte_tokenizer(), shards), tmp_path, judge=lambda model: 5.0
+    )
     assert trained.curve[-1]["bits_per_byte"] < trained.curve[0]["bits_per_byte"] - 0.5
     assert weights(trained.folder)["model.norm.weight"].dtype == torch.float32
 
@@ -158,13 +168,22 @@ def test_a_full_disk_is_one_sentence(shards, tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))  # the model needs more
     try:
         with pytest.raises(FileError, match=r"cannot write the model to .*free some space and run again"):
-            train_model(PLAN, byte_tokenizer(), shards, tmp_path, judge=lambda model: 5.0)
+            train_model(PLAN, NextToken(byte_tokenizer(), shards), tmp_path, judge=lambda model: 5.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_speed_is_measured():
-    assert tokens_per_second(PLAN.backbone, 263, 2, "fp32", device="cpu", threads=1) > 100
+def test_speed_is_measured(shards):
+    objective = NextToken(byte_tokenizer(), shards)
+    assert tokens_per_second(objective, PLAN.backbone, 2, "fp32", device="cpu", threads=1) > 100
+
+
+def test_counted_operations_are_those_of_the_formula(shards):
+    """But for attention, of which the formula takes the half that a causal mask leaves."""
+    objective, backbone = NextToken(byte_tokenizer(), shards), PLAN.backbone
+    counted = count_flops(objective, backbone)
+    attention = 6 * backbone.layers * backbone.context * backbone.hidden_size
+    assert counted == pytest.approx(objective.flops_per_token(backbone) + attention, rel=0.02)
 
 
 @pytest.mark.parametrize("fsdp", [False, True])
@@ -175,13 +194,14 @@ def test_two_processes_train_as_one(shards, unbroken, tmp_path, fsdp):
         "import json, sys\n"
         "from pathlib import Path\n"
         "from byteloom.tokenize import byte_tokenizer\n"
+        "from byteloom.train.objectives import NextToken\n"
         "from byteloom.train.plan import Plan\n"
         "from byteloom.train.processes import part\n"
         "from byteloom.train.shards import read_shards\n"
         "from byteloom.train.trainer import train_model\n"
         "plan = Plan.from_json(json.loads(sys.argv[1]))\n"
         "shards = read_shards(Path(sys.argv[2]))\n"
-        "train_model(plan, byte_tokenizer(), shards, Path(sys.argv[3]), judge=lambda model: 5.0)\n"
+        "train_model(plan, NextToken(byte_tokenizer(), shards), Path(sys.argv[3]), judge=lambda model: 5.0)\n"
         "part()\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", str(script)]
@@ -200,7 +220,7 @@ def test_merged_tokens_begin_as_the_mean_of_their_parts(tmp_path):
     tokenizer = train_bpe([data], vocab_size=300)
     plan = replace(PLAN, vocab_size=300, steps=1, learning_rate=0.0)
     shards = write_shards([data], tokenizer, tmp_path / "shards")
-    trained = train_model(plan, tokenizer, shards, tmp_path, judge=lambda model: 5.0)
+    trained = train_model(plan, NextToken(tokenizer, shards), tmp_path, judge=lambda model: 5.0)
     table = weights(trained.folder)["model.embed_tokens.weight"]
     for merged, (left, right) in enumerate(tokenizer.merges.tolist(), start=263):
         assert torch.equal(table[merged], (table[left] + table[right]) / 2)

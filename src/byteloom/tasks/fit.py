@@ -27,10 +27,11 @@ from byteloom.machine import machine_facts
 from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
 from byteloom.tokenize import Tokenizer
-from byteloom.train.plan import PASSES, SIZES, Plan, Wish, make_plan
+from byteloom.train.objectives import NextToken
+from byteloom.train.plan import PASSES, SIZES, Plan, Wish
 from byteloom.train.processes import part, process, wait_for_all
 from byteloom.train.progress import Progress, silent
-from byteloom.train.trainer import Trained, quiet_transformers, tokens_per_second, torch_threads, train_model
+from byteloom.train.trainer import Trained, plan_training, quiet_transformers, torch_threads, train_model
 
 FORMAT = 1  # of fit.json
 WORK = ".work"
@@ -77,8 +78,7 @@ def fit(
             )
         trained[kind] = train_model(
             plan,
-            prepared.tokenizers[kind],
-            prepared.shards[kind],
+            NextToken(prepared.tokenizers[kind], prepared.shards[kind]),
             work / kind,
             judge=functools.partial(_bits, plan=plan, tokenizer=prepared.tokenizers[kind], blocks=prepared.blocks),
             progress=progress if rank == 0 else silent,
@@ -127,21 +127,14 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
         return
     for shards in prepared.shards.values():
         shards.check((wish.backbone or SIZES["nano"]).context)
-    first, *others = prepared.tokenizers
+    first, *others = (NextToken(prepared.tokenizers[kind], shards) for kind, shards in prepared.shards.items())
     device = torch.accelerator.current_accelerator()
-    name, threads = device.type if device else "cpu", torch.get_num_threads()
-    plan = make_plan(
-        wish,
-        vocab_size=prepared.tokenizers[first].vocab_size,
-        corpus_tokens=prepared.shards[first].tokens,
-        device=name,
-        threads=threads,
-        world_size=processes,
-        measure=functools.partial(tokens_per_second, device=name, threads=threads),
-    )
-    plans = {first: plan}
-    for kind in others:
-        plans[kind] = plan.with_equal_compute(prepared.tokenizers[kind].vocab_size)
+    threads = torch.get_num_threads()
+    plan = plan_training(first, wish, device=device.type if device else "cpu", threads=threads, world_size=processes)
+    kind, *kinds = prepared.shards
+    plans = {kind: plan}
+    for kind, objective in zip(kinds, others, strict=True):
+        plans[kind] = plan.with_equal_compute(objective.vocab_size, objective.flops_per_token(plan.backbone))
     write_json(work / "plan.json", {kind: planned.to_json() for kind, planned in plans.items()})
 
 
@@ -227,7 +220,7 @@ def _model_facts(
             "learning_rate": plan.learning_rate,
             "precision": plan.precision,
             "processes": plan.world_size,
-            "flops": tokens * plan.backbone.flops_per_token(plan.vocab_size),
+            "flops": plan.flops,
         },
         "context_tokens": plan.backbone.context,
         "bytes_per_token": bytes_per_token,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,10 +21,11 @@ from byteloom.evaluate.text_tokenizer import TextTokenizer
 from byteloom.files import StrPath, atomic_write
 from byteloom.machine import usable_cores
 from byteloom.tokenize import Codec, Tokenizer, byte_tokenizer
-from byteloom.train.plan import SIZES, Backbone, Plan, Wish, make_plan
+from byteloom.train.objectives import NextToken
+from byteloom.train.plan import SIZES, Backbone, Plan, Wish
 from byteloom.train.progress import Progress, silent
-from byteloom.train.shards import Shards, write_shards
-from byteloom.train.trainer import quiet_transformers, tokens_per_second, train_model
+from byteloom.train.shards import write_shards
+from byteloom.train.trainer import plan_training, quiet_transformers, train_model
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -76,15 +76,15 @@ def try_tokenizers(
         place = folder / str(number)
         shards = write_shards(train, tokenizer, place / "shards")
         shards.check(backbone.context)
+        objective = NextToken(tokenizer, shards)
         if base is None:
-            plan = base = _plan(tokenizer, shards, backbone, seconds=seconds, tokens=None)
+            plan = base = _plan(objective, backbone, seconds=seconds, tokens=None)
         else:
-            plan = base.with_equal_compute(tokenizer.vocab_size)
+            plan = base.with_equal_compute(tokenizer.vocab_size, objective.flops_per_token(backbone))
         models[name] = _train(
             plan,
+            objective,
             tokenizer,
-            tokenizer,
-            shards,
             held_out,
             place,
             progress=progress,
@@ -114,9 +114,10 @@ def train_small_model(
     encoder = text or tokenizer
     shards = write_shards(train, encoder, folder / "shards")
     tokens = None if bytes_seen is None else round(bytes_seen / shards.bytes_per_token)
-    plan = _plan(tokenizer, shards, backbone, seconds=seconds, tokens=tokens)
+    objective = NextToken(tokenizer, shards)
+    plan = _plan(objective, backbone, seconds=seconds, tokens=tokens)
     label = f"model of {tokenizer.vocab_size:,} tokens"
-    return _train(plan, tokenizer, encoder, shards, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
+    return _train(plan, objective, encoder, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
 
 
 def check_plot(path: StrPath) -> None:
@@ -148,7 +149,7 @@ def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:
         figure.savefig(file, format=Path(path).suffix[1:], dpi=150)
 
 
-def _plan(tokenizer: Codec, shards: Shards, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:
+def _plan(objective: NextToken, backbone: Backbone, *, seconds: float, tokens: int | None) -> Plan:
     wish = Wish(
         minutes=seconds / 60,
         tokens=tokens,
@@ -158,23 +159,13 @@ def _plan(tokenizer: Codec, shards: Shards, backbone: Backbone, *, seconds: floa
         learning_rate=1e-3,
         precision="fp32",
     )
-    threads = usable_cores()
-    return make_plan(
-        wish,
-        vocab_size=tokenizer.vocab_size,
-        corpus_tokens=shards.tokens,
-        device="cpu",
-        threads=threads,
-        world_size=1,
-        measure=partial(tokens_per_second, device="cpu", threads=threads),
-    )
+    return plan_training(objective, wish, device="cpu", threads=usable_cores())
 
 
 def _train(
     plan: Plan,
-    tokenizer: Codec,
+    objective: NextToken,
     encoder: Encoder,
-    shards: Shards,
     held_out: Sequence[bytes],
     folder: Path,
     *,
@@ -182,14 +173,13 @@ def _train(
     label: str,
     glimpse: int | None,
 ) -> SmallModel:
-    """Train by `plan` on what `encoder` made of the tokens of `tokenizer`.
+    """Train by `plan` on what `encoder` made of the tokens of the objective's tokenizer.
 
     During the training the model is judged on `glimpse` bytes (None: all of them).
     """
     trained = train_model(
         plan,
-        tokenizer,
-        shards,
+        objective,
         folder,
         judge=lambda model: bits_per_byte(model, encoder, held_out, max_bytes=glimpse).bits_per_byte,
         progress=progress,
@@ -198,17 +188,17 @@ def _train(
     with quiet_transformers():
         model = LlamaForCausalLM.from_pretrained(trained.folder)
     bits = bits_per_byte(model, encoder, held_out).bits_per_byte
-    cost = plan.tokens_per_step * plan.backbone.flops_per_token(plan.vocab_size)  # of a step
+    cost = plan.tokens_per_step * plan.flops_per_token  # of a step
     tokens = plan.steps * plan.tokens_per_step
     return SmallModel(
         parameters=model.num_parameters(),
         tokens=tokens,
-        bytes=round(tokens * shards.bytes_per_token),
-        operations=plan.steps * cost,
+        bytes=round(tokens * objective.scale.bytes_per_token),
+        operations=plan.flops,
         seconds=trained.seconds,
         bits_per_byte=bits,
         curve=(
             *((point["step"] * cost, point["bits_per_byte"]) for point in trained.validation_curve),
-            (plan.steps * cost, bits),
+            (plan.flops, bits),
         ),
     )

@@ -99,7 +99,7 @@ class Plan:
 
     micro_batch: windows that one device holds at once; a step is micro_batch x accumulation x world_size windows.
     threads: of torch on a CPU (another number adds in another order). save_steps: optimiser steps between
-    checkpoints, a multiple of log_steps.
+    checkpoints, a multiple of log_steps. flops_per_token: operations that training takes.
     """
 
     backbone: Backbone
@@ -116,6 +116,7 @@ class Plan:
     fsdp: bool
     log_steps: int
     save_steps: int
+    flops_per_token: int
 
     @property
     def windows_per_step(self) -> int:
@@ -141,13 +142,24 @@ class Plan:
     def from_json(cls, value: dict[str, Any]) -> Plan:
         return cls(**{**value, "backbone": Backbone(**value["backbone"])})
 
-    def with_equal_compute(self, vocab_size: int) -> Plan:
-        """The same backbone, batch and rate for another vocabulary, with the steps that cost as many operations."""
-        cost = self.backbone.flops_per_token
-        ratio = cost(self.vocab_size) / cost(vocab_size)
+    @property
+    def flops(self) -> int:
+        """Floating-point operations of the whole training."""
+        return self.steps * self.tokens_per_step * self.flops_per_token
+
+    def with_equal_compute(self, vocab_size: int, flops_per_token: int) -> Plan:
+        """The same backbone, batch and rate for another model or vocabulary, and steps that cost as many operations."""
+        ratio = self.flops_per_token / flops_per_token
         steps = max(1, round(self.steps * ratio))
         log_steps, save_steps = _intervals(steps, self.save_steps * ratio)
-        return replace(self, vocab_size=vocab_size, steps=steps, log_steps=log_steps, save_steps=save_steps)
+        return replace(
+            self,
+            vocab_size=vocab_size,
+            flops_per_token=flops_per_token,
+            steps=steps,
+            log_steps=log_steps,
+            save_steps=save_steps,
+        )
 
 
 @dataclass(frozen=True)
@@ -169,11 +181,19 @@ class Wish:
     seed: int = 0
 
 
-Measure = Callable[[Backbone, int, int, Precision], float]  # -> tokens a second of one device; see tokens_per_second
+Measure = Callable[[Backbone, int, Precision], float]  # -> tokens a second of one device; see tokens_per_second
 
 
 def make_plan(
-    wish: Wish, *, vocab_size: int, corpus_tokens: int, device: str, threads: int, world_size: int, measure: Measure
+    wish: Wish,
+    *,
+    vocab_size: int,
+    corpus_tokens: int,
+    device: str,
+    threads: int,
+    world_size: int,
+    flops_per_token: Callable[[Backbone], int],
+    measure: Measure,
 ) -> Plan:
     """Turn a wish into a plan for `corpus_tokens` of training data.
 
@@ -191,14 +211,14 @@ def make_plan(
         return wish.tokens or int(min(wish.minutes * 60 * rate * world_size, PASSES * corpus_tokens))
 
     smallest, *larger = list(SIZES.values()) if wish.backbone is None else [wish.backbone]
-    speed = _measure(smallest, vocab_size, wish, device, measure)
+    speed = _measure(smallest, wish, device, measure)
     backbone = smallest
     for candidate in larger:
         # Measuring takes seconds: only what would do if it were used twice as well as the smaller one.
         ratio = backbone.flops_per_token(vocab_size) / candidate.flops_per_token(vocab_size)
         if not enough(candidate, tokens_at(2 * ratio * speed.rate)):
             break
-        faster = _measure(candidate, vocab_size, wish, device, measure)
+        faster = _measure(candidate, wish, device, measure)
         if not enough(candidate, tokens_at(faster.rate)):
             break
         backbone, speed = candidate, faster
@@ -224,6 +244,7 @@ def make_plan(
         fsdp=wish.fsdp,
         log_steps=log_steps,
         save_steps=save_steps,
+        flops_per_token=flops_per_token(backbone),
     )
 
 
@@ -235,7 +256,7 @@ class _Speed(NamedTuple):
     micro_batch: int
 
 
-def _measure(backbone: Backbone, vocab_size: int, wish: Wish, device: str, measure: Measure) -> _Speed:
+def _measure(backbone: Backbone, wish: Wish, device: str, measure: Measure) -> _Speed:
     """The faster precision and its speed. On a CPU bf16 has to pay clearly, on a GPU it is the rule."""
     precisions: list[Precision] = ["fp32", "bf16"]
     if wish.precision is not None:
@@ -247,7 +268,7 @@ def _measure(backbone: Backbone, vocab_size: int, wish: Wish, device: str, measu
     micro_batch = wish.micro_batch or max(1, (BUSY_CPU if device == "cpu" else BUSY_GPU) // backbone.context)
     while True:
         try:
-            speeds = [_Speed(measure(backbone, vocab_size, micro_batch, p), p, micro_batch) for p in precisions]
+            speeds = [_Speed(measure(backbone, micro_batch, p), p, micro_batch) for p in precisions]
         except torch.OutOfMemoryError:
             if micro_batch == 1 or wish.micro_batch:
                 raise InvalidInputError(

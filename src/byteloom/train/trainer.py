@@ -1,4 +1,4 @@
-"""Train a causal language model by a plan, with the Hugging Face Trainer; go on after a kill as if nothing happened.
+"""Train a model by a plan, with the Hugging Face Trainer; go on after a kill as if nothing happened.
 
 On one device, on several under torchrun (DDP, or FSDP for models that outgrow a device). Nothing is written outside
 the given folder and nothing is sent anywhere.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import json
-import math
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,6 @@ import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import (
-    LlamaForCausalLM,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -30,29 +29,25 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    default_data_collator,
 )
 
 from byteloom.errors import FileError
 from byteloom.files import read_json, write_json
-from byteloom.models.embeddings import compose_embeddings
-from byteloom.tokenize import Codec
-from byteloom.train.plan import Backbone, Plan, Precision
+from byteloom.train.objectives import Objective, Scale
+from byteloom.train.plan import Backbone, Plan, Precision, Wish, make_plan
 from byteloom.train.processes import PATIENCE, wait_for_all
 from byteloom.train.progress import Progress, silent
-from byteloom.train.shards import Shards, Windows
 
 MEASURE_SECONDS = 1.5
-SHORT_CONTEXT = 512  # tokens, up to which plain attention trains faster on a CPU than the fused kernel, by 10 to 30%
-Judge = Callable[[PreTrainedModel], float]  # bits per byte on held-out documents
+Judge = Callable[[PreTrainedModel], float]  # on held-out documents, in the unit of the objective's scale
 
 
 @dataclass(frozen=True)
 class Trained:
     """What a training left: the folder of the model, and its curves.
 
-    seconds: of training alone, without the judgements. curve: training loss as bits per byte, with the tokens and
-    bytes seen up to each step. validation_curve: the judge's figure at some steps.
+    seconds: of training alone, without the judgements. curve: training loss in the unit of the objective's scale, such
+    as bits per byte, with the tokens and bytes seen up to each step. validation_curve: the judge's figures.
     """
 
     folder: Path
@@ -63,42 +58,57 @@ class Trained:
 
 def train_model(
     plan: Plan,
-    tokenizer: Codec,
-    shards: Shards,
+    objective: Objective,
     folder: Path,
     *,
     judge: Judge,
     progress: Progress = silent,
     label: str = "training",
 ) -> Trained:
-    """Train by `plan` on `shards`, which `tokenizer` made; the model goes to `folder`/model, the rest to `folder`.
+    """Train by `plan` what `objective` asks for; the model goes to `folder`/model, the rest to `folder`.
 
     A training that `folder` shows as finished is only read; one that was killed goes on from its last whole
     checkpoint and ends, on a CPU, with the same bits as an unbroken one. Every process of a torchrun calls this.
-    Raises InvalidInputError when the shards are shorter than one window, FileError when the disk is full.
+    Raises InvalidInputError when the data are shorter than one window, FileError when the disk is full.
     """
     done = folder / "trained.json"
     if not done.exists():
         _keep_freed_memory()
         with torch_threads(plan.threads), quiet_transformers():
-            _train(plan, tokenizer, shards, folder, judge, progress, label)
+            _train(plan, objective, folder, judge, progress, label)
     facts = read_json(done)
     return Trained(folder=folder / "model", **facts)
 
 
+def plan_training(objective: Objective, wish: Wish, *, device: str, threads: int, world_size: int = 1) -> Plan:
+    """`make_plan` for what `objective` asks for, with the speed that this machine shows on its data."""
+    return make_plan(
+        wish,
+        vocab_size=objective.vocab_size,
+        corpus_tokens=objective.tokens,
+        device=device,
+        threads=threads,
+        world_size=world_size,
+        flops_per_token=objective.flops_per_token,
+        measure=partial(tokens_per_second, objective, device=device, threads=threads),
+    )
+
+
 def tokens_per_second(
-    backbone: Backbone, vocab_size: int, windows: int, precision: Precision, *, device: str, threads: int
+    objective: Objective, backbone: Backbone, windows: int, precision: Precision, *, device: str, threads: int
 ) -> float:
-    """The training speed of one device, on random tokens, over MEASURE_SECONDS after a warm-up."""
+    """The training speed of one device, on windows of the data, over MEASURE_SECONDS after a warm-up."""
     _keep_freed_memory()
     with torch_threads(threads):
-        model = _new_model(backbone, vocab_size, device).to(device)
+        model = objective.new_model(backbone, device).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        ids_BT = torch.randint(vocab_size, (windows, backbone.context), device=device)
+        dataset = objective.dataset(backbone.context, windows, 0)
+        batch = objective.collate([dataset[item] for item in range(windows)])
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
 
         def step() -> None:
             with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-                loss = model(input_ids=ids_BT, labels=ids_BT).loss
+                loss = model(**batch).loss
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -111,7 +121,7 @@ def tokens_per_second(
         while (seconds := time.perf_counter() - began) < MEASURE_SECONDS or steps == 0:
             step()
             steps += 1
-    return steps * ids_BT.numel() / seconds
+    return steps * windows * backbone.context / seconds
 
 
 @contextmanager
@@ -156,21 +166,19 @@ def last_checkpoint(folder: Path) -> Path | None:
     return None
 
 
-def _train(
-    plan: Plan, tokenizer: Codec, shards: Shards, folder: Path, judge: Judge, progress: Progress, label: str
-) -> None:
+def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progress: Progress, label: str) -> None:
     checkpoints = folder / "checkpoints"
     windows = plan.steps * plan.windows_per_step
-    dataset = Windows(shards, plan.backbone.context, count=windows, seed=plan.seed)
+    dataset = objective.dataset(plan.backbone.context, windows, plan.seed)
+    hooks = objective.hooks(plan.steps)
     transformers.set_seed(plan.seed)
-    model = _new_model(plan.backbone, plan.vocab_size, plan.device)
-    compose_embeddings(model, tokenizer)
     trainer = _Trainer(
-        model=model,
+        model=objective.new_model(plan.backbone, plan.device),
         args=_arguments(plan, checkpoints),
         train_dataset=dataset,
-        data_collator=default_data_collator,
-        callbacks=[_Diary(plan, judge, progress, label)],
+        data_collator=objective.collate,
+        compute_loss_func=hooks.loss,
+        callbacks=[_Diary(plan, objective.scale.unit, judge, progress, label), *hooks.callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     last = last_checkpoint(checkpoints)
@@ -178,16 +186,9 @@ def _train(
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
         (folder / "model" / "training_args.bin").unlink()
-        write_json(folder / "trained.json", _curves(plan, shards, trainer.state.log_history))
+        write_json(folder / "trained.json", _curves(plan, objective.scale, trainer.state.log_history))
         shutil.rmtree(checkpoints, ignore_errors=True)
     wait_for_all()
-
-
-def _new_model(backbone: Backbone, vocab_size: int, device: str) -> LlamaForCausalLM:
-    model = LlamaForCausalLM(backbone.config(vocab_size))
-    if device == "cpu" and backbone.context <= SHORT_CONTEXT:
-        model.set_attn_implementation("eager")
-    return model
 
 
 def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
@@ -210,6 +211,8 @@ def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
         save_strategy="steps",
         save_steps=plan.save_steps,
         save_total_limit=2,
+        restore_callback_states_from_checkpoint=True,
+        remove_unused_columns=False,
         logging_steps=plan.log_steps,
         logging_first_step=True,
         log_level="error",
@@ -238,8 +241,9 @@ class _Diary(TrainerCallback):
     All goes into the Trainer's log, which is part of every checkpoint: a resumed run goes on with the same diary.
     """
 
-    def __init__(self, plan: Plan, judge: Judge, progress: Progress, label: str) -> None:
+    def __init__(self, plan: Plan, unit: str, judge: Judge, progress: Progress, label: str) -> None:
         self._plan = plan
+        self._unit = unit
         self._judge = judge
         self._progress = progress
         self._label = label
@@ -253,9 +257,9 @@ class _Diary(TrainerCallback):
         step, plan = state.global_step, self._plan
         if step % plan.evaluate_steps == 0 and step < plan.steps:
             paused = time.perf_counter()
-            bits = self._judge(kwargs["model"])
+            value = self._judge(kwargs["model"])
             self._began += time.perf_counter() - paused
-            state.log_history.append({"step": step, "validation_bits_per_byte": bits, "seconds": self._seconds()})
+            state.log_history.append({"step": step, f"validation_{self._unit}": value, "seconds": self._seconds()})
         self._progress(self._label, step, plan.steps)
 
     def on_log(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -265,9 +269,8 @@ class _Diary(TrainerCallback):
         return round(time.perf_counter() - self._began, 3)
 
 
-def _curves(plan: Plan, shards: Shards, log: list[dict[str, float]]) -> dict[str, Any]:
-    """The Trainer's log as the curves of `Trained`. Nats a token become bits a byte by the shards' mean token."""
-    bits_per_nat = 1 / (math.log(2) * shards.bytes_per_token)
+def _curves(plan: Plan, scale: Scale, log: list[dict[str, float]]) -> dict[str, Any]:
+    """The Trainer's log as the curves of `Trained`."""
     curve = []
     for entry in log:
         if "loss" in entry:
@@ -277,14 +280,14 @@ def _curves(plan: Plan, shards: Shards, log: list[dict[str, float]]) -> dict[str
                     "step": entry["step"],
                     "seconds": entry["seconds"],
                     "tokens": tokens,
-                    "bytes": round(tokens * shards.bytes_per_token),
-                    "bits_per_byte": entry["loss"] * bits_per_nat,
+                    "bytes": round(tokens * scale.bytes_per_token),
+                    scale.unit: entry["loss"] * scale.per_nat,
                 }
             )
     validation = [
-        {"step": entry["step"], "seconds": entry["seconds"], "bits_per_byte": entry["validation_bits_per_byte"]}
+        {"step": entry["step"], "seconds": entry["seconds"], scale.unit: entry[f"validation_{scale.unit}"]}
         for entry in log
-        if "validation_bits_per_byte" in entry
+        if f"validation_{scale.unit}" in entry
     ]
     return {"seconds": log[-1]["seconds"], "curve": curve, "validation_curve": validation}
 
