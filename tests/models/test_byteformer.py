@@ -183,15 +183,22 @@ def test_save_and_load(tmp_path):
     assert AutoConfig.from_pretrained(tmp_path).merge_after == (0, 2)
 
 
-def test_cuts_keep_what_they_say():
-    data = bytes(range(200))
-    head = collate_bytes([data], 10, "head")["input_ids"][0].tolist()
-    both = collate_bytes([data], 11, "head+tail")["input_ids"][0].tolist()
-    spread = collate_bytes([data], 32, "strided")["input_ids"][0].tolist()
-    assert head == list(range(10))
-    assert both == [*range(6), *range(195, 200)]
-    assert len(spread) == 32 and spread[:2] == [0, 1] and spread[-2:] == [198, 199]
-    assert collate_bytes([data, b"ab"], 300)["attention_mask"].sum(1).tolist() == [200, 2]
+def test_files_are_cut_and_padded_on_the_right():
+    batch = collate_bytes([bytes(range(200)), b"ab"], 100, "head")
+    assert batch["attention_mask"].sum(1).tolist() == [100, 2]
+    assert batch["input_ids"][0].tolist() == list(range(100))
+    assert batch["input_ids"][1].tolist() == [97, 98, *[PADDING] * 98]
+
+
+def test_batches_of_a_step_weigh_as_one():
+    model = classifier()
+    documents, labels = [random_bytes(30 + n) for n in range(3)], torch.tensor([0, 2, 1])
+    whole = model(**collate_bytes(documents, 100), labels=labels).loss
+    parts = [
+        model(**collate_bytes(documents[rows], 100), labels=labels[rows], num_items_in_batch=3).loss
+        for rows in (slice(0, 2), slice(2, 3))
+    ]
+    assert torch.allclose(whole, sum(parts), atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`byteloom fit`: files in; a tokenizer, a model and a report out."""
+"""`byteloom fit`: files in; a tokenizer, a model and a report out. Or labelled files in, and a classifier out."""
 
 from __future__ import annotations
 
@@ -15,14 +15,28 @@ from byteloom.errors import InvalidInputError
 if TYPE_CHECKING:
     from byteloom.train.plan import Backbone
 
+_LABELS = "Classifiers (--task classify)"
 _TOKENS = "The tokens"
 _MODEL = "The model"
 _TRAINING = "The training"
 
 
+_LANGUAGE_ONLY = (
+    *("formats", "no_archives", "sample_mb", "validation_kb", "tokenizer", "vocab_size", "family", "no_baseline"),
+)
+_CLASSIFY_ONLY = ("labels", "cut")
+
+
 def fit(
+    ctx: typer.Context,
     paths: Annotated[list[str], typer.Argument(help="Files, folders, archives or quoted glob patterns.")],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for everything that is made.")],
+    task: Annotated[
+        Literal["language", "classify"], typer.Option(help="A model of the bytes themselves, or one of their labels.")
+    ] = "language",
+    model: Annotated[
+        str | None, typer.Option(help="llama; to classify: byteformer or llama. Default: the first of these.")
+    ] = None,
     minutes: Annotated[float, typer.Option(help="Training time of the model; decides on its size too.")] = 2.0,
     formats: Annotated[
         str | None,
@@ -39,6 +53,20 @@ def fit(
     seed: Annotated[int, typer.Option(help="The same seed, files and plan give the same result.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in DIR.")] = False,
     keep_work: Annotated[bool, typer.Option("--keep-work", help="Keep token shards and plan in DIR/.work.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_LABELS,
+            help="A .tsv or .csv table of paths (below PATH) and labels. Default: each sub-folder of PATH is a label.",
+        ),
+    ] = None,
+    cut: Annotated[
+        Literal["head", "head+tail", "strided", "fragment"],
+        typer.Option(
+            rich_help_panel=_LABELS,
+            help="What of a file longer than --context bytes the model sees; fragment: any piece, to map files later.",
+        ),
+    ] = "head+tail",
     tokenizer: Annotated[
         str,
         typer.Option(
@@ -96,11 +124,46 @@ def fit(
     held-out files. DIR loads with AutoTokenizer and AutoModelForCausalLM; DIR/report.html shows the rest. When it was
     killed, the same command goes on. On several GPUs: torchrun --nproc-per-node N -m byteloom fit ...
 
+    With --task classify it fits a classifier to a folder that has a sub-folder for each label, and tells how well it
+    does on held-out files; `byteloom identify --model DIR` uses it.
+
     Example: byteloom fit /usr/bin -o my-model --formats elf --minutes 10
+
+    Example: byteloom fit samples -o my-classifier --task classify --cut fragment --context 2048
     """
+    from byteloom.train.plan import Wish
+
+    _check_task(ctx, task)
+    shape = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "context": context}
+    wish = Wish(
+        minutes=minutes,
+        tokens=tokens,
+        backbone=_backbone(size, shape),
+        batch_tokens=batch_tokens,
+        micro_batch=micro_batch,
+        learning_rate=learning_rate,
+        precision=precision,
+        fsdp=fsdp,
+        seed=seed,
+    )
+    if task == "classify":
+        from byteloom.tasks.classification import LabelledSource, fit_classifier
+        from byteloom.train.labels import ARCHITECTURES
+
+        if len(paths) > 1:
+            raise InvalidInputError("name one folder, with a sub-folder for each label, or with --labels for its files")
+        table = None if labels is None else str(labels)
+        labelled = LabelledSource(paths[0], table, model or "byteformer", cut, validation)
+        wish = replace(wish, backbone=_backbone(size, shape, ARCHITECTURES[labelled.model].backbone))
+        with progress() as report:
+            facts = fit_classifier(labelled, wish, output, overwrite=overwrite, keep_work=keep_work, progress=report)
+        if facts and json:
+            print_json(facts)
+        elif facts:
+            _print_classifier(facts, output)
+        return
     from byteloom.tasks.fit import fit as run
     from byteloom.tasks.prepare import Source
-    from byteloom.train.plan import Wish
 
     source = Source(
         paths=tuple(paths),
@@ -113,17 +176,6 @@ def fit(
         vocab_size=vocab_size,
         family=_sizes(family),
         baseline=not no_baseline,
-        seed=seed,
-    )
-    wish = Wish(
-        minutes=minutes,
-        tokens=tokens,
-        backbone=_backbone(size, hidden_size, layers, heads, context),
-        batch_tokens=batch_tokens,
-        micro_batch=micro_batch,
-        learning_rate=learning_rate,
-        precision=precision,
-        fsdp=fsdp,
         seed=seed,
     )
     with progress() as report:
@@ -143,19 +195,25 @@ def _sizes(family: str) -> tuple[int, ...]:
         raise InvalidInputError(f"--family takes vocabulary sizes with commas, not {family!r}") from error
 
 
-def _backbone(
-    size: str | None, hidden_size: int | None, layers: int | None, heads: int | None, context: int | None
-) -> Backbone | None:
-    """The wished shape; None when nothing was said about it."""
+def _check_task(ctx: typer.Context, task: str) -> None:
+    """Refuse options that the task does not read, rather than pass over them."""
+    for name in _LANGUAGE_ONLY if task == "classify" else _CLASSIFY_ONLY:
+        source = ctx.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            other = "language" if task == "classify" else "classify"
+            raise InvalidInputError(f"--{name.replace('_', '-')} belongs to --task {other}; leave it out")
+
+
+def _backbone(size: str | None, shape: dict[str, int | None], base: Backbone | None = None) -> Backbone | None:
+    """The wished shape; `base` when nothing was said about it."""
     from byteloom.train.plan import SIZES
 
-    given = {"hidden_size": hidden_size, "layers": layers, "heads": heads, "context": context}
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in shape.items() if value is not None}
     if size is None and not changes:
-        return None
+        return base
     if size is not None and size not in SIZES:
         raise InvalidInputError(f"--size is one of {', '.join(SIZES)}, not {size!r}")
-    return replace(SIZES[size or "nano"], **changes)
+    return replace(SIZES[size] if size else base or SIZES["nano"], **changes)
 
 
 def _print(facts: dict[str, Any], folder: Path) -> None:
@@ -185,4 +243,23 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
         rows.append(("Report", str(folder / "report.html")))
     rows.append(("Next", f"byteloom generate {shlex.quote(str(folder))} --prompt-file FILE"))
     for name, value in rows:
+        out.print(f"{name:<20} {value}", markup=False, soft_wrap=True)
+
+
+def _print_classifier(facts: dict[str, Any], folder: Path) -> None:
+    from rich.table import Table
+
+    table = Table("Label")
+    for title in ("Held-out files", "Told right", "Mostly mistaken for"):
+        table.add_column(title, justify="right")
+    for number, (label, row) in enumerate(zip(facts["labels"], facts["confusion"], strict=True)):
+        mistakes = [(count, other) for other, count in zip(facts["labels"], row, strict=True) if other != label]
+        count, other = max(mistakes)
+        table.add_row(label, str(sum(row)), f"{100 * row[number] / max(1, sum(row)):.0f} %", other if count else "")
+    out.print(table)
+    out.print(
+        f"{100 * facts['accuracy']:.1f} % of {facts['held_out']:,} held-out files told right; "
+        f"{facts['parameters']:,} parameters, {facts['seconds']:.0f} s of training"
+    )
+    for name, value in (("Classifier", folder), ("Next", f"byteloom identify --model {shlex.quote(str(folder))} FILE")):
         out.print(f"{name:<20} {value}", markup=False, soft_wrap=True)

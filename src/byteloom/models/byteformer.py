@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -24,11 +24,13 @@ from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassificati
 from transformers.modeling_outputs import SequenceClassifierOutput
 from transformers.utils import ModelOutput
 
+from byteloom.corpus.cuts import Cut, cut
 from byteloom.errors import InvalidInputError
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 PADDING = 256  # the id behind the last byte of a file
-PIECES = 16  # of a file that is cut "strided"
-Cut = Literal["head", "head+tail", "strided"]
 
 
 class ByteFormerConfig(PretrainedConfig):
@@ -162,9 +164,17 @@ class ByteFormerForSequenceClassification(ByteFormerPreTrainedModel):
         self.post_init()
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **_: Any
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        **_: Any,
     ) -> SequenceClassifierOutput:
-        """labels: int64 [B]; then the output has the mean cross entropy as its loss. logits: float32 [B, C]."""
+        """logits: float32 [B, C]. labels: int64 [B]; then the output has the mean cross entropy as its loss.
+
+        num_items_in_batch: files in all batches of an optimiser step, when there are several.
+        """
         body = self.byteformer(input_ids, attention_mask)
         mask_BT1 = body.mask[..., None]
         mean_BD = (body.last_hidden_state * mask_BT1).sum(1) / mask_BT1.sum(1)
@@ -174,44 +184,27 @@ class ByteFormerForSequenceClassification(ByteFormerPreTrainedModel):
             if labels.min() < 0 or labels.max() >= self.num_labels:
                 wrong = labels[(labels < 0) | (labels >= self.num_labels)][0].item()
                 raise InvalidInputError(f"label {wrong} is none of the model's {self.num_labels}, counted from 0")
-            loss = F.cross_entropy(logits_BC, labels)
+            loss = F.cross_entropy(logits_BC, labels, reduction="sum") / (num_items_in_batch or len(labels))
         return SequenceClassifierOutput(loss=loss, logits=logits_BC)
 
 
-def collate_bytes(documents: Sequence[bytes], max_bytes: int, cut: Cut = "head+tail") -> dict[str, Tensor]:
-    """Files as one batch: input_ids int64 [B, N] and attention_mask int64 [B, N].
+def collate_bytes(documents: Sequence[Buffer], max_bytes: int, how: Cut = "head+tail") -> dict[str, Tensor]:
+    """Files as one batch: input_ids int64 [B, N] and attention_mask int64 [B, N], of at most `max_bytes` a file.
 
-    Of a file longer than `max_bytes` are kept its beginning ("head"), as much of its beginning as of its end
-    ("head+tail"), or PIECES pieces spread evenly over it ("strided").
     Raises TypeError for anything but bytes, InvalidInputError for an empty file and an unknown cut.
     """
-    if cut not in ("head", "head+tail", "strided"):
-        raise InvalidInputError(f'a cut is "head", "head+tail" or "strided", not {cut!r}')
     rows = []
     for number, document in enumerate(documents):
         if isinstance(document, str):
             raise TypeError(f"document {number} is a str; give its bytes, such as text.encode()")
-        row = np.frombuffer(document, np.uint8)
-        if not len(row):
+        rows.append(np.frombuffer(cut(document, max_bytes, how), np.uint8))
+        if not len(rows[-1]):
             raise InvalidInputError(f"document {number} is empty; there is nothing to classify")
-        rows.append(_cut(row, max_bytes, cut))
     input_ids_BN = np.full((len(rows), max(map(len, rows))), PADDING, np.int64)
     for number, row in enumerate(rows):
         input_ids_BN[number, : len(row)] = row
     ids_BN = torch.from_numpy(input_ids_BN)
     return {"input_ids": ids_BN, "attention_mask": (ids_BN != PADDING).long()}
-
-
-def _cut(row_N: np.ndarray, size: int, cut: Cut) -> np.ndarray:
-    if len(row_N) <= size:
-        return row_N
-    if cut == "head":
-        return row_N[:size]
-    if cut == "head+tail":
-        return np.concatenate([row_N[: size - size // 2], row_N[len(row_N) - size // 2 :]])
-    pieces = min(PIECES, size)
-    starts = np.linspace(0, len(row_N) - size // pieces, pieces).astype(int)
-    return np.concatenate([row_N[start : start + size // pieces] for start in starts])
 
 
 class ByteTokens(nn.Module):

@@ -9,9 +9,7 @@ ones), and about a minute for the rest.
 from __future__ import annotations
 
 import functools
-import json
-import shutil
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,12 +18,13 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import byteloom
-from byteloom.errors import FileError, InvalidInputError, MissingExtraError
+from byteloom.errors import InvalidInputError, MissingExtraError
 from byteloom.evaluate.bits_per_byte import BitsPerByte, bits_per_byte
-from byteloom.files import StrPath, atomic_write, read_json, write_json
+from byteloom.files import StrPath, read_json, write_json
 from byteloom.machine import machine_facts
 from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
+from byteloom.tasks.run_folder import FACTS, WORK, chosen, claim, finish, install
 from byteloom.tokenize import Tokenizer
 from byteloom.train.objectives import NextToken
 from byteloom.train.plan import PASSES, SIZES, Plan, Wish
@@ -34,11 +33,6 @@ from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import Trained, plan_training, quiet_transformers, torch_threads, train_model
 
 FORMAT = 1  # of fit.json
-WORK = ".work"
-OURS = (
-    *(WORK, "samples", "tokenizers", "baseline", "fit.json", "report.html", "tokenizer.json"),
-    *("tokenizer_config.json", "config.json", "generation_config.json", "model.safetensors"),
-)
 LABELS = {"bytes": "training the raw-byte model"}  # by kind of tokenizer; others: LABEL
 LABEL = "training the model"
 
@@ -63,7 +57,7 @@ def fit(
     work = folder / WORK
     rank, processes = process()
     if rank == 0:
-        _claim(folder, {"source": asdict(source), "wish": asdict(wish)}, overwrite)
+        claim(folder, {"source": asdict(source), "wish": asdict(wish)}, overwrite)
         prepared = prepare(source, folder, work, progress)
         _plan(wish, prepared, work, processes)
     wait_for_all()
@@ -88,37 +82,6 @@ def fit(
     if rank != 0:
         return {}
     return _finish(source, wish, folder, prepared, plans, trained, keep_work, progress)
-
-
-def _claim(folder: Path, request: dict[str, Any], overwrite: bool) -> None:
-    """Make `folder` the home of this run, or find that it is already. The request decides which run it is."""
-    request = json.loads(json.dumps(request))  # tuples become lists, as they do in the file
-    begun = folder / WORK / "request.json"
-    if folder.exists() and not folder.is_dir():
-        raise FileError(f"{folder} is a file, not a folder; name another output folder")
-    ours = begun.exists() or (folder / "fit.json").exists()
-    if overwrite and ours:
-        for path in [*(folder / name for name in OURS), *folder.glob("model-*-of-*.safetensors")]:
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-    if begun.exists():
-        earlier = read_json(begun)
-        if earlier != request:
-            differing = [
-                key for part in request for key in request[part] if earlier[part].get(key) != request[part][key]
-            ]
-            raise InvalidInputError(
-                f"{folder} holds an unfinished run with another {', '.join(differing)}; "
-                "give the same options to go on, name another folder, or add --overwrite"
-            )
-    elif (folder / "fit.json").exists():
-        raise InvalidInputError(f"{folder} holds a finished run; name another folder or add --overwrite")
-    elif not ours and folder.exists() and any(path.name != WORK for path in folder.iterdir()):
-        raise InvalidInputError(f"{folder} holds other files; name a new or an empty folder")
-    else:
-        write_json(begun, request)
 
 
 def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
@@ -163,9 +126,7 @@ def _finish(
     for number, (kind, training) in enumerate(trained.items()):
         place = "baseline" if number else "."
         progress("judging on held-out bytes", number, len(trained))
-        for file in sorted(training.folder.iterdir()):
-            with atomic_write(folder / place / file.name) as target, file.open("rb") as origin:
-                shutil.copyfileobj(origin, target)
+        install(training.folder, folder / place)
         prepared.tokenizers[kind].save(folder / place)
         models[kind] = _model_facts(place, folder / place, plans[kind], training, prepared, kind)
     progress("judging on held-out bytes", len(trained), len(trained))
@@ -177,28 +138,20 @@ def _finish(
         "seed": source.seed,
         "paths": list(source.paths),
         "made": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "options": _chosen(source) | _chosen(wish),
+        "options": chosen(source) | chosen(wish),
         "machine": machine_facts(torch.cuda.get_device_name() if plan.device == "cuda" else plan.device),
         **prepared.facts,
         "models": models,
         "notes": notes,
     }
-    write_json(folder / "fit.json", facts)
+    write_json(folder / FACTS, facts)
     try:
         write_report(folder)
     except MissingExtraError as error:
         facts["notes"].append(f"no report was written: {error}")
-        write_json(folder / "fit.json", facts)
-    (folder / WORK / "request.json").unlink()  # from here on the run is finished
-    if not keep_work:
-        shutil.rmtree(folder / WORK)
+        write_json(folder / FACTS, facts)
+    finish(folder, keep_work)
     return facts
-
-
-def _chosen(request: Source | Wish) -> dict[str, Any]:
-    """The options that are not at their defaults: what one has to type again."""
-    given = asdict(request)
-    return {option.name: given[option.name] for option in fields(request) if given[option.name] != option.default}
 
 
 def _model_facts(

@@ -19,7 +19,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, TrainerCallback, def
 
 from byteloom.models.embeddings import compose_embeddings
 from byteloom.tokenize import Codec
-from byteloom.train.plan import Backbone
+from byteloom.train.plan import PASSES, Backbone
 from byteloom.train.shards import Shards, Windows
 
 Item = dict[str, Any]
@@ -56,6 +56,10 @@ class Objective(Protocol):
         """Ids that the model reads."""
 
     @property
+    def passes(self) -> int:
+        """Over the data, that are worth their time."""
+
+    @property
     def tokens(self) -> int:
         """In all of the training data."""
 
@@ -85,6 +89,8 @@ class NextToken:
 
     tokenizer: Codec
     shards: Shards
+
+    passes = PASSES
 
     @property
     def vocab_size(self) -> int:

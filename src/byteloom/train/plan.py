@@ -192,12 +192,13 @@ def make_plan(
     device: str,
     threads: int,
     world_size: int,
+    passes: int = PASSES,
     flops_per_token: Callable[[Backbone], int],
     measure: Measure,
 ) -> Plan:
     """Turn a wish into a plan for `corpus_tokens` of training data.
 
-    A given time buys tokens at the rate that `measure` finds, at most PASSES over the corpus. Without a given
+    A given time buys tokens at the rate that `measure` finds, at most `passes` over the corpus. Without a given
     backbone it is the largest of SIZES that these tokens train well (TOKENS_PER_PARAMETER), and never less than the
     smallest, even where minutes on a CPU train that too short.
     """
@@ -208,7 +209,7 @@ def make_plan(
         return tokens >= TOKENS_PER_PARAMETER * backbone.parameters(vocab_size)
 
     def tokens_at(rate: float) -> int:
-        return wish.tokens or int(min(wish.minutes * 60 * rate * world_size, PASSES * corpus_tokens))
+        return wish.tokens or int(min(wish.minutes * 60 * rate * world_size, passes * corpus_tokens))
 
     smallest, *larger = list(SIZES.values()) if wish.backbone is None else [wish.backbone]
     speed = _measure(smallest, wish, device, measure)

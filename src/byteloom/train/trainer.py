@@ -89,6 +89,7 @@ def plan_training(objective: Objective, wish: Wish, *, device: str, threads: int
         device=device,
         threads=threads,
         world_size=world_size,
+        passes=objective.passes,
         flops_per_token=objective.flops_per_token,
         measure=partial(tokens_per_second, objective, device=device, threads=threads),
     )
