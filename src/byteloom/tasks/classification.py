@@ -42,6 +42,7 @@ JUDGED = 512  # files that a training is judged on while it runs
 VIEWS = 8  # pieces of a long file that a classifier of fragments looks at
 BATCH_BYTES = 256 << 10  # that a model reads at once
 BATCH_FILES = 64  # of an optimiser step
+LEARNING_RATE = 1e-3  # as published for ByteFormer
 
 
 @dataclass(frozen=True)
@@ -233,11 +234,12 @@ def fit_classifier(
 
 
 def _completed(wish: Wish, model: str) -> Wish:
-    """The wish with a shape, and with batches that are counted in files: a file is one thing to learn from."""
+    """The wish with a shape and a rate, and with batches counted in files: a file is one thing to learn from."""
     backbone = wish.backbone or ARCHITECTURES[model].backbone
     files = wish.micro_batch or max(1, min(32, BATCH_BYTES // backbone.context))
     batch = wish.batch_tokens or BATCH_FILES * backbone.context
-    return replace(wish, backbone=backbone, micro_batch=files, batch_tokens=batch)
+    rate = wish.learning_rate or LEARNING_RATE
+    return replace(wish, backbone=backbone, micro_batch=files, batch_tokens=batch, learning_rate=rate)
 
 
 def _plan(source: LabelledSource, wish: Wish, train: LabelledDocuments, processes: int) -> Plan:
