@@ -14,10 +14,11 @@ LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file
     ASAN_OPTIONS=detect_leaks=0 PYTHONPATH="$site:$packages:." \
     $python -S -m pytest -q -p no:cacheprovider -p no:xdist tests/tokenize/test_bpe.py tests/tokenize/test_inference.py \
     tests/tokenize/test_subword.py tests/tokenize/test_subword_tokenizer.py tests/tokenize/test_byte_model.py \
-    tests/generate/test_suffix_tree.py tests/generate/test_ngram.py tests/compress/cache/test_merging.py
+    tests/generate/test_suffix_tree.py tests/generate/test_ngram.py tests/compress/cache/test_merging.py \
+    tests/tasks/test_identify_network.py
 
 if command -v clang++ >/dev/null; then
-    for target in bpe segment lattice coding suffix ngram merge; do
+    for target in bpe segment lattice coding suffix ngram merge identify; do
         clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Inative -pthread \
             native/fuzz/${target}_fuzz.cpp -o build/sanitize/${target}_fuzz
         mkdir -p build/sanitize/corpus/$target

@@ -3,6 +3,7 @@
 #include "bindings/bpe.hpp"
 #include "bindings/cache.hpp"
 #include "bindings/coding.hpp"
+#include "bindings/identify.hpp"
 #include "bindings/ngram.hpp"
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
@@ -17,4 +18,5 @@ NB_MODULE(_native, module) {
     byteloom::bind_subword(module);
     byteloom::bind_suffix(module);
     byteloom::bind_ngram(module);
+    byteloom::bind_identify(module);
 }

@@ -32,8 +32,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 GROUP_OF = {label: group for group, labels in GROUPS.items() for label in labels}
 
 WITHIN = {
-    **{whole: "deflate data" for whole in ("png", "gzip", "zip", "woff")},
-    **{whole: "bitmap" for whole in ("tiff", "ico")},
+    **dict.fromkeys(("png", "gzip", "zip", "woff"), "deflate data"),
+    **dict.fromkeys(("tiff", "ico"), "bitmap"),
     "opentype": "truetype",
 }
 """What a fragment from the middle of a file is called where it tells less than the beginning does."""
