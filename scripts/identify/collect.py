@@ -5,7 +5,7 @@
 
 Every archive is downloaded once to FOLDER/downloads, checked, and cut into pieces in FOLDER/pieces: what is there is
 not made again. FOLDER/manifest.jsonl is written last. All pieces of a source package, of every architecture, fall to one
-part (train, validation or test) by the hash of its name, and equal pieces count once.
+part (train, validation or test), and equal pieces count once.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import zstandard
@@ -51,6 +52,9 @@ EXTENSIONS = {
     "go": "go",
     "java": "java",
     "javascript": "js mjs cjs",
+    "typescript": "ts tsx",
+    "ocaml": "ml mli",
+    "haskell": "hs lhs",
     "lisp": "el lisp scm cl lsp",
     "lua": "lua",
     "perl": "pl pm t",
@@ -61,6 +65,7 @@ EXTENSIONS = {
     "shell": "sh bash zsh",
     "tcl": "tcl tm",
     "cmake": "cmake",
+    "makefile": "mk mak",
     "sql": "sql",
     "text": "txt",
     "markdown": "md",
@@ -83,6 +88,7 @@ EXTENSIONS = {
     "bitmap": "bmp",
     "tiff": "tif tiff",
     "ico": "ico",
+    "xpm": "xpm",
     "wav": "wav",
     "ogg": "ogg oga",
     "mp3": "mp3",
@@ -98,7 +104,14 @@ EXTENSIONS = {
     "java class": "class",
 }
 LABEL_OF = {extension: label for label, extensions in EXTENSIONS.items() for extension in extensions.split()}
-NAMES = {"changelog": "text", "copyright": "text", "README": "text", "NEWS": "text", "CMakeLists.txt": "cmake"}
+NAMES = {
+    "changelog": "text",
+    "copyright": "text",
+    "README": "text",
+    "NEWS": "text",
+    "CMakeLists.txt": "cmake",
+    "Makefile": "makefile",
+}
 SHEBANGS = {"python": "python", "perl": "perl", "ruby": "ruby", "bash": "shell", "sh": "shell", "php": "php"}
 MAGIC = {
     "png": b"\x89PNG",
@@ -128,13 +141,15 @@ SIGNS = {  # of which a text must hold one, where an extension promises too much
     "perl": rb"[$@%]\w|\bsub\b|\buse\b",
     "postscript": rb"%!",
     "ini": rb"(?m)^\s*\[?[\w .-]+\]?\s*(=|$)",
+    "typescript": rb"\b(import|export|interface|const|declare)\b",
+    "xpm": rb"char *\*|XPM",
 }
 TEXTS = frozenset(
     label for label, extensions in EXTENSIONS.items() if label not in MAGIC and label not in ("mp3", "tiff", "ico")
 ) - {"type1 font", "gettext catalogue"}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Archive:
     """One file to download. source: the source package, of which all parts lie on one side of the split."""
 
@@ -363,23 +378,23 @@ def _executable(document: Document, name: str, archive: Archive, draw: random.Ra
         elif section.kind == "symbols" and section.size >= 2048:
             label = "strings" if section.name in (".strtab", ".dynstr") else "symbol tables"
             yield Piece(label, f"{name}:{section.name}", bytes(data[: PIECE // 4]), False)
-        elif section.kind == "read-only data" and section.size >= 2048:
-            yield from _strings(bytes(data[:PIECE]), f"{name}:{section.name}")
+        elif section.kind in ("read-only data", "data") and section.size >= 2048:
+            start = draw.randrange(max(1, len(data) - PIECE))
+            yield from _program_data(bytes(data[start : start + PIECE]), f"{name}:{section.name}")
 
 
-def _strings(data: bytes, name: str) -> Iterator[Piece]:
-    """Runs of kilobytes in which nearly all bytes are printable or end a string."""
+def _program_data(data: bytes, name: str) -> Iterator[Piece]:
+    """Runs of kilobytes: strings, where nearly all bytes are printable or end a string, and other data."""
     plain = bytes(range(32, 127)) + b"\t\n\0"
-    found = [data[at : at + 1024] for at in range(0, len(data) - 1023, 1024)]
-    good = [len(block.translate(None, plain)) < 20 and 8 < block.count(0) < 300 for block in found]
-    at = 0
-    while at < len(found):
-        end = at
-        while end < len(found) and good[end]:
-            end += 1
-        if end - at >= 2:
-            yield Piece("strings", name, b"".join(found[at:end]), False)
-        at = end + 1
+    blocks = [data[at : at + 1024] for at in range(0, len(data) - 1023, 1024)]
+    kinds = [
+        "strings" if len(block.translate(None, plain)) < 20 and 8 < block.count(0) < 300 else "program data"
+        for block in blocks
+    ]
+    for kind, run in groupby(range(len(blocks)), key=lambda number: kinds[number]):
+        numbers = list(run)
+        if len(numbers) >= 2:
+            yield Piece(kind, name, b"".join(blocks[number] for number in numbers), False)
 
 
 def _classes(data: bytes, name: str) -> Iterator[Piece]:
@@ -475,29 +490,47 @@ def _images(pieces: list[Piece], draw: random.Random) -> list[Piece]:
 # Which part it is for
 
 
-def part_of(source: str) -> str:
-    """The part that a source package falls to, by its name alone."""
-    place = int.from_bytes(hashlib.sha256(source.encode()).digest()[:4], "big") % 100
-    for part, share in SHARES.items():
-        if place < share:
-            return part
-        place -= share
-    return "train"
+def parts_of(sources: dict[str, set[str]]) -> dict[str, str]:
+    """The part of each source package, given the packages of every label.
+
+    Rare labels choose first: each takes packages, in the order of a hash of their names, until its shares of test and
+    validation are filled. So every label with three packages is in every part.
+    """
+    parts: dict[str, str] = {}
+    for _, of_label in sorted(sources.items(), key=lambda entry: (len(entry[1]), entry[0])):
+        ordered = sorted(of_label, key=lambda source: hashlib.sha256(source.encode()).digest())
+        for part, share in SHARES.items():
+            wanted = max(1, round(share * len(ordered) / 100)) if len(ordered) >= len(SHARES) + 1 else 0
+            taken = sum(parts.get(source) == part for source in ordered)
+            for source in [source for source in ordered if source not in parts][: max(0, wanted - taken)]:
+                parts[source] = part
+        if len(ordered) < len(SHARES) + 1:
+            parts |= {source: "train" for source in ordered if source not in parts}
+    return parts
 
 
 def write_manifest(archives: list[Archive], folder: Path) -> None:
     """One line a piece, each piece once; those of the test part win, so that training never saw them."""
+    rows = {
+        archive: json.loads((folder / "pieces" / f"{archive.sha256[:16]}.json").read_text()) for archive in archives
+    }
+    sources: dict[str, set[str]] = defaultdict(set)
+    for archive, pieces in rows.items():
+        for row in pieces:
+            sources[row["label"]].add(archive.source)
+    parts = parts_of(sources)
     order = {"test": 0, "validation": 1, "train": 2}
     seen: set[str] = set()
     totals: dict[str, Counter[str]] = defaultdict(Counter)
+    ranked = sorted((order[parts.get(archive.source, "train")], archive.url, archive) for archive in archives)
     with atomic_write(folder / "manifest.jsonl", "w") as file:
-        for archive in sorted(archives, key=lambda archive: (order[part_of(archive.source)], archive.url)):
-            part, stem = part_of(archive.source), archive.sha256[:16]
-            for row in json.loads((folder / "pieces" / f"{stem}.json").read_text()):
+        for _, _, archive in ranked:
+            part = parts.get(archive.source, "train")
+            for row in rows[archive]:
                 if row["sha256"] not in seen:
                     seen.add(row["sha256"])
                     totals[row["label"]][part] += 1
-                    row |= {"file": f"pieces/{stem}.bin", "source": archive.source, "part": part}
+                    row |= {"file": f"pieces/{archive.sha256[:16]}.bin", "source": archive.source, "part": part}
                     file.write(json.dumps(row) + "\n")
     for label in sorted(totals):
         print(f"{label:<20}" + "".join(f"{part} {totals[label][part]:>6}  " for part in order), file=sys.stderr)

@@ -34,7 +34,7 @@ ODD = (1, 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 SMALLEST = 256
 HIDDEN = 192
 BATCH = 256
-NOT_LEARNED = {"elf", "pe", "mach-o", "zip", "gzip", "png", "woff", "tiff", "ico", "opentype", "tar", "ar"}
+NOT_LEARNED = {"elf", "pe", "mach-o", "zip", "gzip", "png", "woff", "tiff", "ico", "tar", "ar"}
 HEAD = 256  # bytes of a file that may tell what the rest does not
 
 

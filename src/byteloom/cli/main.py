@@ -21,6 +21,7 @@ from byteloom.cli.demo import demo
 from byteloom.cli.evaluate import evaluate_app
 from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
+from byteloom.cli.identify import identify
 from byteloom.cli.lexicon import lexicon_app
 from byteloom.cli.methods import methods
 from byteloom.cli.ngrams import ngrams_app
@@ -68,6 +69,7 @@ app.command(name="score")(score)
 app.command(name="demo")(demo)
 app.command(name="fit")(fit)
 app.command(name="generate")(generate)
+app.command(name="identify")(identify)
 app.command(name="methods")(methods)
 app.command(name="report")(report)
 

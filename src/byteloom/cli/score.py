@@ -41,8 +41,8 @@ def score(
 
     Example: byteloom score /bin/ls --model DIR --plot ls.svg
     """
+    from byteloom.tasks.plots import check_plot
     from byteloom.tasks.scoring import draw_score, score_file
-    from byteloom.tasks.small_models import check_plot
 
     if plot is not None:
         check_plot(plot)

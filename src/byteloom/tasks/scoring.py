@@ -23,7 +23,7 @@ from byteloom.errors import InvalidInputError
 from byteloom.files import StrPath, atomic_write, read_blocks
 from byteloom.generate import LambdaStream
 from byteloom.tasks.continuation import load_model, load_model_tokenizer
-from byteloom.tasks.small_models import check_plot
+from byteloom.tasks.plots import check_plot
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.train.progress import Progress, silent
 

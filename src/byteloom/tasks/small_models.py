@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from transformers import LlamaForCausalLM
 
-from byteloom.errors import InvalidInputError, MissingExtraError
+from byteloom.errors import InvalidInputError
 from byteloom.evaluate.bits_per_byte import Encoder, bits_per_byte
 from byteloom.evaluate.text_tokenizer import TextTokenizer
 from byteloom.files import StrPath, atomic_write
 from byteloom.machine import usable_cores
+from byteloom.tasks.plots import check_plot
 from byteloom.tokenize import Codec, Tokenizer, byte_tokenizer
 from byteloom.train.objectives import NextToken
 from byteloom.train.plan import SIZES, Backbone, Plan, Wish
@@ -118,14 +118,6 @@ def train_small_model(
     plan = _plan(objective, backbone, seconds=seconds, tokens=tokens)
     label = f"model of {tokenizer.vocab_size:,} tokens"
     return _train(plan, objective, encoder, held_out, folder, progress=progress, label=label, glimpse=GLIMPSE)
-
-
-def check_plot(path: StrPath) -> None:
-    """Raise, before hours of work, what `draw_models` would raise: for another suffix, or without matplotlib."""
-    if Path(path).suffix not in (".svg", ".pdf", ".png"):
-        raise InvalidInputError(f"a plot is an .svg, .pdf or .png file; got {path}")
-    if find_spec("matplotlib") is None:
-        raise MissingExtraError("matplotlib", "tasks")
 
 
 def draw_models(models: Mapping[str, SmallModel], path: StrPath) -> None:

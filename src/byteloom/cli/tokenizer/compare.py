@@ -68,7 +68,8 @@ def compare(
     if model_budget is not None and not model_budget > 0:
         raise InvalidInputError(f"--model-budget is a number of seconds above 0; got {model_budget:g}")
     if plot is not None:
-        from byteloom.tasks.small_models import check_plot, draw_models
+        from byteloom.tasks.plots import check_plot
+        from byteloom.tasks.small_models import draw_models
 
         check_plot(plot)
     loaded = {name: load_tokenizer(name) for name in tokenizers}

@@ -8,16 +8,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("riscv64 code", "ppc64le code", "s390x code", "mips64el code"),
     ),
     "bytecode": ("java class", "python bytecode"),
-    "tables": ("symbol tables", "strings", "zeros"),
+    "program data": ("symbol tables", "strings", "program data", "zeros"),
     "source": (
-        *("c", "go", "java", "javascript", "lisp", "lua", "perl", "php", "python", "ruby", "rust", "shell", "tcl"),
-        *("cmake", "sql"),
+        *("c", "go", "haskell", "java", "javascript", "lisp", "lua", "ocaml", "perl", "php", "python", "ruby", "rust"),
+        *("shell", "tcl", "typescript", "cmake", "makefile", "sql"),
     ),
     "text": (
         *("text", "markdown", "rst", "tex", "roff", "html", "xml", "svg", "css", "json", "yaml", "ini", "csv", "po"),
         *("base64", "utf-16 text"),
     ),
-    "image": ("png", "jpeg", "gif", "webp", "bitmap", "tiff", "ico"),
+    "image": ("png", "jpeg", "gif", "webp", "bitmap", "tiff", "ico", "xpm"),
     "audio": ("wav", "ogg", "mp3", "flac"),
     "document": ("pdf", "postscript"),
     "font": ("truetype", "opentype", "woff", "type1 font"),
@@ -34,7 +34,6 @@ GROUP_OF = {label: group for group, labels in GROUPS.items() for label in labels
 WITHIN = {
     **dict.fromkeys(("png", "gzip", "zip", "woff"), "deflate data"),
     **dict.fromkeys(("tiff", "ico"), "bitmap"),
-    "opentype": "truetype",
 }
 """What a fragment from the middle of a file is called where it tells less than the beginning does."""
 

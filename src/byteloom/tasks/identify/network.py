@@ -68,7 +68,7 @@ class NgramNetwork:
 
     @classmethod
     def load(cls, path: StrPath) -> Self:
-        """The network in an .npz file. Raises FileError when it cannot be read, InvalidInputError when it is damaged."""
+        """The network in an .npz file. Raises FileError or, when it is damaged, InvalidInputError."""
         try:
             with Path(path).open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 parts = {name: file[name] for name in _PARTS if name in file}
@@ -91,13 +91,17 @@ class NgramNetwork:
         at_start is not used: beginnings of files are the business of `byteloom.tasks.identify.signatures`.
         Raises InvalidInputError for an empty window.
         """
-        found = np.empty((len(windows), len(self.labels)), np.float32)
-        for number, window in enumerate(windows):
-            view = memoryview(window).cast("B")
-            if not len(view):
-                raise InvalidInputError(f"window {number} is empty; there is nothing to identify")
-            found[number] = joined(self.scan(view, *parts_of(len(view), WINDOW)))
-        return found
+        views = [memoryview(window).cast("B") for window in windows]
+        if empty := [number for number, view in enumerate(views) if not len(view)]:
+            raise InvalidInputError(f"window {empty[0]} is empty; there is nothing to identify")
+        ends = np.cumsum([0, *map(len, views)])
+        parts = [parts_of(len(view), WINDOW) for view in views]
+        starts = np.concatenate([start + begin for (start, _), begin in zip(parts, ends[:-1], strict=True)])
+        found = self.scan(b"".join(views), starts, np.concatenate([size for _, size in parts]))
+        if len(found) == len(views):
+            return found
+        edges = np.cumsum([len(start) for start, _ in parts])
+        return np.stack([joined(own) for own in np.split(found, edges[:-1])])
 
     def scan(
         self, data: Buffer, starts: npt.NDArray[np.int64], sizes: npt.NDArray[np.int64], threads: int | None = None
