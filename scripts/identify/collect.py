@@ -4,8 +4,8 @@
     python scripts/identify/collect.py -o FOLDER --lock     # write packages.lock anew from packages.toml
 
 Every archive is downloaded once to FOLDER/downloads, checked, and cut into pieces in FOLDER/pieces: what is there is
-not made again. FOLDER/manifest.jsonl is written last. All pieces of a source package, of every architecture, fall to one
-part (train, validation or test), and equal pieces count once.
+not made again. FOLDER/manifest.jsonl is written last. All pieces of a source package, of every architecture, fall to
+one part (train, validation or test), and equal pieces count once.
 """
 
 from __future__ import annotations
@@ -324,10 +324,9 @@ def _pieces(path: Path, archive: Archive, draw: random.Random) -> Iterator[Piece
                 continue
             if label := label_of(name.removesuffix(".gz"), inner):
                 yield from _whole(label, name.removesuffix(".gz"), inner)
-        elif label := label_of(name, bytes(document.data[: 1 << 20])):
-            if budget[label] < 400:
-                budget[label] += 1
-                yield from _whole(label, name, bytes(document.data))
+        elif (label := label_of(name, bytes(document.data[: 1 << 20]))) and budget[label] < 400:
+            budget[label] += 1
+            yield from _whole(label, name, bytes(document.data))
 
 
 def label_of(name: str, data: bytes) -> str | None:
@@ -341,7 +340,7 @@ def label_of(name: str, data: bytes) -> str | None:
         return None
     if label in MAGIC and not data.startswith(MAGIC[label]):
         return None
-    if label == "webp" and data[8:12] != b"WEBP" or label == "wav" and data[8:12] != b"WAVE":
+    if (label == "webp" and data[8:12] != b"WEBP") or (label == "wav" and data[8:12] != b"WAVE"):
         return None
     if label in TEXTS:
         if b"\0" in data or (label in SIGNS and not re.search(SIGNS[label], data[: 1 << 16])):

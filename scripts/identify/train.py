@@ -181,7 +181,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     train, validation, test = (Pieces(options.corpus, part) for part in ("train", "validation", "test"))
-    labels = sorted(label for label, sources in train.by_label.items() if sum(map(len, sources.values())) >= 20)
+    labels = sorted(label for label, sources in train.by_label.items() if sum(map(len, sources.values())) >= 15)
     print(f"{len(labels)} labels; too few pieces of: {sorted(set(train.by_label) - set(labels))}", file=sys.stderr)
     network = Network(len(labels))
     optimizer = torch.optim.AdamW(

@@ -87,11 +87,9 @@ def identify(data: Buffer, classifier: Classifier | None = None) -> Identificati
         return Identification("empty", "empty", 1.0, (("empty", 1.0),), "content", 0)
     if classifier is None:
         if (info := executable(view)) is not None:
-            label = info.format.partition(" ")[0]
-            details = ", ".join(
-                filter(None, (info.architecture, f"{info.bits} bits" if info.bits else "", info.problem))
-            )
-            return _signed(label, len(view), details)
+            bits = f"{info.bits} bits" if info.bits else None
+            details = ", ".join(filter(None, (info.architecture, bits, info.problem)))
+            return _signed(info.format.partition(" ")[0], len(view), details)
         if (label := signed(bytes(view[:HEAD]))) is not None:
             return _signed(label, len(view))
         if _filling(view[: 16 * WINDOW]) >= FILLED:

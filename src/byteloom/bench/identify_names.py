@@ -1,0 +1,87 @@
+"""What Magika and libmagic call the labels of `byteloom identify`: any of these names counts as right."""
+
+from __future__ import annotations
+
+from byteloom.tasks.identify import GROUPS
+
+PROGRAM = (*GROUPS["machine code"], "symbol tables", "strings", "program data")  # parts of executables
+EXECUTABLES = ("application/x-executable", "application/x-pie", "application/x-sharedlib", "application/x-object")
+CODE = ("elf", "pebin", "macho", "coff")
+MAGIKA: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(PROGRAM, CODE),
+    **{label: (label,) for label in ("go", "haskell", "java", "javascript", "lisp", "lua", "ocaml", "perl", "php")},
+    **{label: (label,) for label in ("python", "ruby", "rust", "shell", "tcl", "typescript", "cmake", "makefile")},
+    **{
+        label: (label,)
+        for label in ("sql", "markdown", "rst", "html", "xml", "svg", "css", "json", "yaml", "ini", "po")
+    },
+    **{label: (label,) for label in ("png", "jpeg", "gif", "webp", "tiff", "ico", "wav", "ogg", "mp3", "flac", "pdf")},
+    **{label: (label,) for label in ("postscript", "sqlite", "xz", "elf", "wasm", "dex", "tar", "gzip")},
+    "c": ("c", "cpp", "objectivec"),
+    "csv": ("csv", "tsv"),
+    "tex": ("latex",),
+    "text": ("txt",),
+    "java class": ("javabytecode",),
+    "python bytecode": ("pythonbytecode",),
+    "bitmap": ("bmp",),
+    "truetype": ("ttf",),
+    "opentype": ("otf",),
+    "woff": ("woff", "woff2"),
+    "bzip2": ("bzip",),
+    "zip": ("zip", "jar"),
+    "deflate data": ("zlibstream", "gzip", "zip"),
+    "pe": ("pebin",),
+    "mach-o": ("macho",),
+    "ar": ("ar", "deb"),
+}
+MIME: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("elf", *PROGRAM), EXECUTABLES),
+    **{label: ("image/" + label,) for label in ("png", "jpeg", "gif", "webp", "tiff")},
+    "c": ("text/x-c", "text/x-c++"),
+    "java": ("text/x-java",),
+    "javascript": ("application/javascript", "text/javascript"),
+    "perl": ("text/x-perl",),
+    "php": ("text/x-php",),
+    "python": ("text/x-script.python", "text/x-python"),
+    "ruby": ("text/x-ruby",),
+    "shell": ("text/x-shellscript",),
+    "tcl": ("text/x-tcl",),
+    "makefile": ("text/x-makefile",),
+    "lisp": ("text/x-lisp",),
+    "html": ("text/html",),
+    "xml": ("text/xml", "application/xml"),
+    "svg": ("image/svg",),
+    "json": ("application/json",),
+    "csv": ("text/csv",),
+    "po": ("text/x-po",),
+    "tex": ("text/x-tex",),
+    "roff": ("text/troff",),
+    "text": ("text/plain",),
+    "utf-16 text": ("text/plain",),
+    "java class": ("application/x-java-applet", "application/java"),
+    "python bytecode": ("application/x-bytecode.python",),
+    "bitmap": ("image/bmp", "image/x-ms-bmp"),
+    "ico": ("image/vnd.microsoft.icon", "image/x-icon"),
+    "xpm": ("image/x-xpmi",),
+    "wav": ("audio/x-wav", "audio/vnd.wave", "audio/wav"),
+    "ogg": ("audio/ogg", "video/ogg", "application/ogg"),
+    "mp3": ("audio/mpeg",),
+    "flac": ("audio/flac", "audio/x-flac"),
+    "pdf": ("application/pdf",),
+    "postscript": ("application/postscript",),
+    "truetype": ("font/sfnt", "application/font-sfnt"),
+    "opentype": ("application/vnd.ms-opentype", "font/sfnt", "font/otf"),
+    "woff": ("font/woff", "application/font-woff"),
+    "type1 font": ("application/x-font-type1",),
+    "sqlite": ("application/vnd.sqlite3", "application/x-sqlite3"),
+    "gettext catalogue": ("application/x-gettext-translation",),
+    "gzip": ("application/gzip",),
+    "bzip2": ("application/x-bzip2",),
+    "xz": ("application/x-xz",),
+    "zstd": ("application/zstd", "application/x-zstd"),
+    "zip": ("application/zip", "application/java-archive"),
+    "deflate data": ("application/zlib", "application/gzip", "application/zip"),
+    "pe": ("application/x-dosexec", "application/vnd.microsoft.portable-executable"),
+    "mach-o": ("application/x-mach-binary",),
+    "tar": ("application/x-tar",),
+}
