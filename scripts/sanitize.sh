@@ -15,10 +15,10 @@ LD_PRELOAD="$(${CXX:-g++} -print-file-name=libasan.so) $(${CXX:-g++} -print-file
     $python -S -m pytest -q -p no:cacheprovider -p no:xdist tests/tokenize/test_bpe.py tests/tokenize/test_inference.py \
     tests/tokenize/test_subword.py tests/tokenize/test_subword_tokenizer.py tests/tokenize/test_byte_model.py \
     tests/generate/test_suffix_tree.py tests/generate/test_ngram.py tests/compress/cache/test_merging.py \
-    tests/tasks/test_identify_network.py
+    tests/tasks/test_identify_network.py tests/tokenize/test_words.py
 
 if command -v clang++ >/dev/null; then
-    for target in bpe segment lattice coding suffix ngram merge identify; do
+    for target in bpe segment lattice coding suffix ngram merge identify words; do
         clang++ -std=c++20 -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Inative -pthread \
             native/fuzz/${target}_fuzz.cpp -o build/sanitize/${target}_fuzz
         mkdir -p build/sanitize/corpus/$target

@@ -8,6 +8,7 @@
 #include "bindings/segment.hpp"
 #include "bindings/subword.hpp"
 #include "bindings/suffix.hpp"
+#include "bindings/words.hpp"
 
 NB_MODULE(_native, module) {
     module.doc() = "byteloom's native kernels.";
@@ -19,4 +20,5 @@ NB_MODULE(_native, module) {
     byteloom::bind_suffix(module);
     byteloom::bind_ngram(module);
     byteloom::bind_identify(module);
+    byteloom::bind_words(module);
 }

@@ -13,6 +13,7 @@ from byteloom.tokenize.equal_info import EqualInfoTokenizer
 from byteloom.tokenize.subword_tokenizer import SubwordTokenizer
 from byteloom.tokenize.tokenizer import Tokenizer
 from byteloom.tokenize.tokenizer_json import TokenizerFile
+from byteloom.tokenize.words import WordSplitter, is_words
 
 KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "Unigram": SubwordTokenizer, "WordPiece": EqualInfoTokenizer}
 """The kind of tokenizer that each type of model in a tokenizer.json is."""
@@ -29,7 +30,9 @@ def load_tokenizer(path: StrPath) -> Tokenizer:
         return BPE.load(path)
     source = TokenizerFile.read(path)
     kind = KINDS.get(source.model_type, BPE)
-    return (DNATokenizer if kind is BPE and is_dna(source) else kind).from_file(source)
+    if kind is BPE:
+        kind = WordSplitter if is_words(source) else DNATokenizer if is_dna(source) else BPE
+    return kind.from_file(source)
 
 
 def load_bpe(path: StrPath, purpose: str) -> BPE:
