@@ -33,6 +33,8 @@ SPANS = (2, 3, 4, 5)
 ODD = (1, 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D)
 SMALLEST = 256
 HIDDEN = 192
+FEATURE_DROPOUT, HIDDEN_DROPOUT = 0.2, 0.4
+TABLE_DECAY = 0.1  # so that a rare n-gram, which a few packages have, does not count for much
 BATCH = 256
 NOT_LEARNED = {"elf", "pe", "mach-o", "zip", "gzip", "png", "woff", "tiff", "ico", "tar", "ar"}
 HEAD = 256  # bytes of a file that may tell what the rest does not
@@ -91,8 +93,8 @@ class Network(nn.Module):
         extra, grams = batch
         pooled = [table(rows, offsets) for table, (rows, offsets) in zip(self.tables, grams, strict=True)]
         x = torch.cat([extra[:, :256], *pooled, extra[:, 256:]], 1)
-        x = F.dropout(x, 0.1, self.training)
-        return self.output(F.dropout(self.hidden(x).relu(), 0.2, self.training))
+        x = F.dropout(x, FEATURE_DROPOUT, self.training)
+        return self.output(F.dropout(self.hidden(x).relu(), HIDDEN_DROPOUT, self.training))
 
     @torch.no_grad()
     def exported(self, labels: list[str], temperature: float, facts: dict) -> dict[str, np.ndarray]:
@@ -186,7 +188,7 @@ def main() -> None:
     network = Network(len(labels))
     optimizer = torch.optim.AdamW(
         [
-            {"params": network.tables.parameters(), "lr": options.rate},
+            {"params": network.tables.parameters(), "lr": options.rate, "weight_decay": TABLE_DECAY},
             {"params": [*network.hidden.parameters(), *network.output.parameters()], "lr": options.rate / 5},
         ],
         weight_decay=1e-4,

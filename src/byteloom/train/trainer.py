@@ -212,7 +212,6 @@ def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
         save_strategy="steps",
         save_steps=plan.save_steps,
         save_total_limit=2,
-        restore_callback_states_from_checkpoint=True,
         remove_unused_columns=False,
         logging_steps=plan.log_steps,
         logging_first_step=True,
