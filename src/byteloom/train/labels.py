@@ -58,8 +58,7 @@ class TellLabel:
     def tokens(self) -> int:
         return len(self.documents.documents) * self.context
 
-    @property
-    def scale(self) -> Scale:
+    def scale(self, context: int) -> Scale:
         return Scale(bytes_per_token=1.0, unit="nats", per_nat=1.0)
 
     def new_model(self, backbone: Backbone, device: str) -> PreTrainedModel:

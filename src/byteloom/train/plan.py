@@ -168,6 +168,7 @@ class Wish:
 
     minutes: of training, on this machine. tokens: to see in training; wins over minutes.
     batch_tokens: of an optimiser step, over all devices. micro_batch: windows that a device holds at once.
+    model: its name. delete: the share of bytes that an MrT5 learns to drop.
     """
 
     minutes: float = 2.0
@@ -179,6 +180,8 @@ class Wish:
     precision: Precision | None = None
     fsdp: bool = False
     seed: int = 0
+    model: str = "llama"
+    delete: float = 0.5
 
 
 Measure = Callable[[Backbone, int, Precision], float]  # -> tokens a second of one device; see tokens_per_second

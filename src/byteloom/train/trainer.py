@@ -171,7 +171,7 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     checkpoints = folder / "checkpoints"
     windows = plan.steps * plan.windows_per_step
     dataset = objective.dataset(plan.backbone.context, windows, plan.seed)
-    hooks = objective.hooks(plan.steps)
+    hooks, scale = objective.hooks(plan.steps), objective.scale(plan.backbone.context)
     transformers.set_seed(plan.seed)
     trainer = _Trainer(
         model=objective.new_model(plan.backbone, plan.device),
@@ -179,7 +179,7 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
         train_dataset=dataset,
         data_collator=objective.collate,
         compute_loss_func=hooks.loss,
-        callbacks=[_Diary(plan, objective.scale.unit, judge, progress, label), *hooks.callbacks],
+        callbacks=[_Diary(plan, scale.unit, judge, progress, label), *hooks.callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     last = last_checkpoint(checkpoints)
@@ -187,7 +187,7 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
         (folder / "model" / "training_args.bin").unlink()
-        write_json(folder / "trained.json", _curves(plan, objective.scale, trainer.state.log_history))
+        write_json(folder / "trained.json", _curves(plan, scale, trainer.state.log_history))
         shutil.rmtree(checkpoints, ignore_errors=True)
     wait_for_all()
 
