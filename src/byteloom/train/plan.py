@@ -149,17 +149,14 @@ class Plan:
 
     def with_equal_compute(self, vocab_size: int, flops_per_token: int) -> Plan:
         """The same backbone, batch and rate for another model or vocabulary, and steps that cost as many operations."""
-        ratio = self.flops_per_token / flops_per_token
-        steps = max(1, round(self.steps * ratio))
-        log_steps, save_steps = _intervals(steps, self.save_steps * ratio)
-        return replace(
-            self,
-            vocab_size=vocab_size,
-            flops_per_token=flops_per_token,
-            steps=steps,
-            log_steps=log_steps,
-            save_steps=save_steps,
-        )
+        other = replace(self, vocab_size=vocab_size, flops_per_token=flops_per_token)
+        return other.with_operations(self.flops)
+
+    def with_operations(self, flops: int) -> Plan:
+        """The same plan with the steps that cost about `flops` operations."""
+        steps = max(1, round(flops / (self.tokens_per_step * self.flops_per_token)))
+        log_steps, save_steps = _intervals(steps, self.save_steps * steps / self.steps)
+        return replace(self, steps=steps, log_steps=log_steps, save_steps=save_steps)
 
 
 @dataclass(frozen=True)
