@@ -179,7 +179,7 @@ def _quality(plan: _Plan, data: Path | None, report: Progress) -> tuple[dict[str
     from byteloom.models.mrt5 import MrT5ForConditionalGeneration
     from byteloom.train.mrt5 import DeletionTarget, SpanCorruption, raw_length
 
-    train, held_out, source = _texts(data)
+    train, held_out, source = texts_of(data)
     collate = SpanCorruption(plan.length, DENSITY, MEAN_SPAN)
     size = raw_length(plan.length, DENSITY, MEAN_SPAN)
     draws = _Draws(train, held_out, size, collate)
@@ -232,7 +232,7 @@ def _quality(plan: _Plan, data: Path | None, report: Progress) -> tuple[dict[str
     return numbers, rows, notes
 
 
-def _texts(data: Path | None) -> tuple[bytes, bytes, str]:
+def texts_of(data: Path | None) -> tuple[bytes, bytes, str]:
     """(to train on, held out, what it is): text with its blanks collapsed."""
     archive = None if data is None else data / "movie-reviews" / "train.zip"
     if archive is not None and archive.exists():
