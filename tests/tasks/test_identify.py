@@ -30,8 +30,6 @@ from byteloom.tasks.identify.signatures import signed
 
 _LIBRARY = sorted(Path(sysconfig.get_path("stdlib")).glob("*.py"))
 SOURCES = [path for path in _LIBRARY if path.stat().st_size > 20_000][:20]
-    :20
-]
 SOURCE = SOURCES[0].read_bytes()
 
 
