@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from byteloom.models.mrt5 import BYTE_0, SENTINEL_0, VOCABULARY, MrT5Config, MrT5ForConditionalGeneration
 from byteloom.tokenize import byte_tokenizer
 from byteloom.train.mrt5 import DeletionControl, DeletionTarget, SpanCorruption
-from byteloom.train.objectives import Hooks, Item, Scale, bits_per_byte, count_flops
+from byteloom.train.objectives import Hooks, Item, Scale, bits_per_byte, count_flops, usual_warmup
 from byteloom.train.plan import PASSES, Backbone
 from byteloom.train.shards import Shards, Windows
 
@@ -72,6 +72,9 @@ class HiddenSpans:
         batch = _corruption(max(map(len, documents)))(documents, rng)
         is_byte_BT = (batch["labels"] >= BYTE_0) & (batch["labels"] < SENTINEL_0)
         return batch, int(is_byte_BT.sum())
+
+    def warmup(self, steps: int) -> int:
+        return usual_warmup(steps)
 
     def hooks(self, steps: int) -> Hooks:
         if self.gate == "none":

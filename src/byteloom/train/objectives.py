@@ -76,6 +76,9 @@ class Objective(Protocol):
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """A batch for the model, with labels; the same for the same items."""
 
+    def warmup(self, steps: int) -> int:
+        """Of `steps` optimiser steps, those in which the rate grows."""
+
     def hooks(self, steps: int) -> Hooks:
         """Fresh hooks for a training of `steps` optimiser steps."""
 
@@ -116,6 +119,9 @@ class NextToken:
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         return default_data_collator(list(items))
 
+    def warmup(self, steps: int) -> int:
+        return usual_warmup(steps)
+
     def hooks(self, steps: int) -> Hooks:
         return Hooks()
 
@@ -136,6 +142,11 @@ class NextByteOfWord(NextToken):
 
     def flops_per_token(self, backbone: Backbone) -> int:
         return count_flops(self, backbone)
+
+
+def usual_warmup(steps: int) -> int:
+    """A twentieth of the steps, 200 at most."""
+    return min(200, math.ceil(steps / 20))
 
 
 def bits_per_byte(bytes_per_token: float, bytes_per_target: float) -> Scale:

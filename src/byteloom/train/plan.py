@@ -131,10 +131,6 @@ class Plan:
         """Steps between judgements on held-out bytes."""
         return math.ceil(self.steps / EVALUATIONS / self.log_steps) * self.log_steps
 
-    @property
-    def warmup_steps(self) -> int:
-        return min(200, math.ceil(self.steps / 20))
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -175,7 +175,7 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     transformers.set_seed(plan.seed)
     trainer = _Trainer(
         model=objective.new_model(plan.backbone, plan.device),
-        args=_arguments(plan, checkpoints),
+        args=_arguments(plan, checkpoints, objective.warmup(plan.steps)),
         train_dataset=dataset,
         data_collator=objective.collate,
         compute_loss_func=hooks.loss,
@@ -192,7 +192,7 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     wait_for_all()
 
 
-def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
+def _arguments(plan: Plan, checkpoints: Path, warmup: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=plan.steps,
@@ -201,7 +201,7 @@ def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
         train_sampling_strategy="sequential",  # Windows is shuffled already
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=plan.warmup_steps,
+        warmup_steps=warmup,
         weight_decay=0.1,
         adam_beta2=0.95,
         max_grad_norm=1.0,
