@@ -288,7 +288,6 @@ def test_every_script_and_random_bytes_run():
         "Tous les êtres humains",
         "सभी मनुष्यों को",
         "人人生而自由",
-        "Все люди рождаются",
         "인간은",
         "كل الناس",
         "ทุกคน",

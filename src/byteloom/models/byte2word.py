@@ -346,7 +346,7 @@ def embed(
     windows: list[tuple[int, npt.NDArray[np.uint8], npt.NDArray[np.uint32]]] = []
     for number, document in enumerate(documents):
         part = as_bytes(document, number)
-        lengths = splitter.word_lengths(part)
+        lengths = splitter.word_lengths(part.data)
         ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
         for at in range(0, max(1, len(lengths)), size):
             last = min(at + size, len(lengths))
@@ -368,7 +368,7 @@ def embed(
 
 
 def _label_loss(logits: Tensor, labels: Tensor | None, count: Tensor | int | None) -> Tensor | None:
-    """The mean cross entropy of labels [...] under logits [..., C]. Raises InvalidInputError for labels that are none."""
+    """Mean cross entropy of labels [...] under logits [..., C]. Raises InvalidInputError for labels that are none."""
     if labels is None:
         return None
     names = logits.shape[-1]

@@ -62,7 +62,7 @@ def collate_words(documents: Sequence[Buffer], splitter: WordSplitter, max_words
     (torch.Size([7, 4]), torch.Size([1, 7]))
     """
     parts = [as_bytes(document, number) for number, document in enumerate(documents)]
-    return batch_words(parts, [splitter.word_lengths(part)[:max_words] for part in parts])
+    return batch_words(parts, [splitter.word_lengths(part.data)[:max_words] for part in parts])
 
 
 def collate_ids(ids_BN: Tensor, max_word_bytes: int = MAX_BYTES) -> WordBatch:
@@ -159,7 +159,7 @@ def as_bytes(document: Buffer, number: int) -> Bytes:
     """The bytes of a document. Raises TypeError for a str."""
     if isinstance(document, str):
         raise TypeError(f"document {number} is a str; pass its bytes, such as text.encode()")
-    return np.frombuffer(document, np.uint8)
+    return np.frombuffer(memoryview(document), np.uint8)
 
 
 def _rows(flat: Bytes, start_R: npt.NDArray[np.int64], length_R: npt.NDArray[np.int64], width: int) -> Bytes:
