@@ -19,6 +19,7 @@ from byteloom.cli.complete import complete
 from byteloom.cli.console import err, interrupted
 from byteloom.cli.corpus import corpus_app
 from byteloom.cli.demo import demo
+from byteloom.cli.embed import embed
 from byteloom.cli.evaluate import evaluate_app
 from byteloom.cli.fit import fit
 from byteloom.cli.generate import generate
@@ -70,6 +71,7 @@ app.command(name="compare-models")(compare_models)
 app.command(name="complete")(complete)
 app.command(name="score")(score)
 app.command(name="demo")(demo)
+app.command(name="embed")(embed)
 app.command(name="fit")(fit)
 app.command(name="generate")(generate)
 app.command(name="identify")(identify)
