@@ -4,7 +4,8 @@ import time
 import numpy as np
 import pytest
 
-from byteloom.bench.measure import bench_machine, best_of, in_fresh_process, peak_memory, timed
+from byteloom.bench.measure import bench_machine, best_of, timed
+from byteloom.processes import in_fresh_process, peak_memory
 
 
 def hold(megabytes: int) -> int:

@@ -24,10 +24,11 @@ import numpy as np
 from byteloom.bench.binaries import system_binaries
 from byteloom.bench.bpe_peers import MergeBytes, hf_tokenizer, hf_train, merge_bytes, tiktoken_encoding
 from byteloom.bench.catalogue import Progress
-from byteloom.bench.measure import Span, bench_machine, best_of, in_fresh_process, peak_memory, timed
+from byteloom.bench.measure import Span, bench_machine, best_of, timed
 from byteloom.bench.result import Card, Figure, Result, Row, Scale
 from byteloom.errors import MissingExtraError
 from byteloom.files import open_bytes
+from byteloom.processes import in_fresh_process, peak_memory
 from byteloom.tokenize import BPE, SPECIAL_TOKENS, train_bpe
 from byteloom.tokenize.byte_alphabet import to_characters
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from byteloom.bench.catalogue import Progress
-from byteloom.bench.measure import bench_machine, best_of, in_fresh_process
+from byteloom.bench.measure import bench_machine, best_of
 from byteloom.bench.result import Card, Figure, Result, Row, Scale
 from byteloom.corpus import SequenceRecord, read_fasta, simulate_reads
+from byteloom.processes import in_fresh_process
 from byteloom.tokenize import SPECIAL_TOKENS, Codec, DNATokenizer, train_dna
 from byteloom.tokenize.tokenizer import Ids, Stream
 from byteloom.train.plan import SIZES, Backbone

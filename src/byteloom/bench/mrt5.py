@@ -69,7 +69,7 @@ _SMALL = {"d_model": 1472, "d_kv": 64, "num_heads": 6, "d_ff": 3584, "num_layers
 _TINY = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 4, "num_decoder_layers": 1}
 _PLANS: dict[Scale, _Plan] = {
     "smoke": _Plan(_TINY, ((64, 1), (128, 1)), 4, 32, 64, 4, 3, 3, 8),
-    "cpu": _Plan(_SMALL, ((256, 3), (512, 2), (1024, 2), (2048, 1), (4096, 1)), 64, 96, 256, 32, 600, 200, 320),
+    "cpu": _Plan(_SMALL, ((256, 3), (512, 2), (1024, 2), (2048, 1), (4096, 1)), 64, 96, 256, 32, 300, 100, 160),
 }
 
 
@@ -179,7 +179,7 @@ def _quality(plan: _Plan, data: Path | None, report: Progress) -> tuple[dict[str
     from byteloom.models.mrt5 import MrT5ForConditionalGeneration
     from byteloom.train.mrt5 import DeletionTarget, SpanCorruption, raw_length
 
-    train, held_out, source = _texts(data)
+    train, held_out, source = texts_of(data)
     collate = SpanCorruption(plan.length, DENSITY, MEAN_SPAN)
     size = raw_length(plan.length, DENSITY, MEAN_SPAN)
     draws = _Draws(train, held_out, size, collate)
@@ -232,7 +232,7 @@ def _quality(plan: _Plan, data: Path | None, report: Progress) -> tuple[dict[str
     return numbers, rows, notes
 
 
-def _texts(data: Path | None) -> tuple[bytes, bytes, str]:
+def texts_of(data: Path | None) -> tuple[bytes, bytes, str]:
     """(to train on, held out, what it is): text with its blanks collapsed."""
     archive = None if data is None else data / "movie-reviews" / "train.zip"
     if archive is not None and archive.exists():

@@ -23,6 +23,7 @@ _TRAINING = "The training"
 
 _LANGUAGE_ONLY = (
     *("formats", "no_archives", "sample_mb", "validation_kb", "tokenizer", "vocab_size", "family", "no_baseline"),
+    "delete",
 )
 _CLASSIFY_ONLY = ("labels", "cut")
 
@@ -35,7 +36,8 @@ def fit(
         Literal["language", "classify"], typer.Option(help="A model of the bytes themselves, or one of their labels.")
     ] = "language",
     model: Annotated[
-        str | None, typer.Option(help="llama; to classify: byteformer or llama. Default: the first of these.")
+        str | None,
+        typer.Option(help="llama, word-pooled or mrt5; to classify: byteformer or llama. Default: the first of these."),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Training time of the model; decides on its size too.")] = 2.0,
     formats: Annotated[
@@ -68,12 +70,13 @@ def fit(
         ),
     ] = "head+tail",
     tokenizer: Annotated[
-        str,
+        str | None,
         typer.Option(
             rich_help_panel=_TOKENS,
-            help='"bpe" trains one; "bytes"; or a tokenizer folder or file, of any kind, to use as it is.',
+            help='"bpe" trains one; "bytes"; "words"; or a tokenizer folder or file, of any kind, to use as it is. '
+            "Default: bpe for llama; the other models read bytes in their own way.",
         ),
-    ] = "bpe",
+    ] = None,
     vocab_size: Annotated[
         int | None, typer.Option(rich_help_panel=_TOKENS, help="Vocabulary of the model. Default: by corpus size.")
     ] = None,
@@ -99,6 +102,9 @@ def fit(
     context: Annotated[
         int | None, typer.Option(rich_help_panel=_MODEL, help="Window in tokens, instead of the size's.")
     ] = None,
+    delete: Annotated[
+        float, typer.Option(rich_help_panel=_MODEL, help="Share of the bytes that an mrt5 learns to drop.")
+    ] = 0.5,
     tokens: Annotated[
         int | None, typer.Option(rich_help_panel=_TRAINING, help="Train on so many tokens, instead of minutes.")
     ] = None,
@@ -121,8 +127,9 @@ def fit(
 
     Use it for a first model of any bytes: executables, firmware, logs, text. It trains a byte-pair tokenizer, a
     small Llama on its tokens, and a raw-byte model with equal compute to compare with; then it judges both on
-    held-out files. DIR loads with AutoTokenizer and AutoModelForCausalLM; DIR/report.html shows the rest. When it was
-    killed, the same command goes on. On several GPUs: torchrun --nproc-per-node N -m byteloom fit ...
+    held-out files. --model takes a model that needs no vocabulary instead. DIR loads with AutoTokenizer and AutoModel;
+    DIR/report.html shows the rest. When it was killed, the same command goes on. On several GPUs:
+    torchrun --nproc-per-node N -m byteloom fit ...
 
     With --task classify it fits a classifier to a folder that has a sub-folder for each label, and tells how well it
     does on held-out files; `byteloom identify --model DIR` uses it.
@@ -145,6 +152,8 @@ def fit(
         precision=precision,
         fsdp=fsdp,
         seed=seed,
+        model=model or "llama",
+        delete=delete,
     )
     if task == "classify":
         from byteloom.tasks.classification import LabelledSource, fit_classifier
@@ -164,6 +173,7 @@ def fit(
         return
     from byteloom.tasks.fit import fit as run
     from byteloom.tasks.prepare import Source
+    from byteloom.tasks.trainees import tokenizer_of
 
     source = Source(
         paths=tuple(paths),
@@ -172,7 +182,7 @@ def fit(
         sample_bytes=int(sample_mb * 1e6) if sample_mb is not None else None,
         validation=validation,
         validation_bytes=validation_kb << 10,
-        tokenizer=tokenizer,
+        tokenizer=tokenizer_of(wish.model, tokenizer),
         vocab_size=vocab_size,
         family=_sizes(family),
         baseline=not no_baseline,
@@ -221,13 +231,14 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     from rich.table import Table
 
     size = facts["tokenizer"]["vocab_size"]
-    names = {kind: "raw bytes" if kind == "bytes" else f"{kind} {size:,}" for kind in facts["models"]}
+    names = {"bytes": "raw bytes", "bpe": f"bpe {size:,}", "words": "word-pooled"}
+    first = next(iter(facts["models"].values()))
     table = Table("Model")
-    for title in ("Bits/byte", "Bytes/token", "Parameters", "Seen", "Bytes/s", "Time"):
-        table.add_column(title, justify="right")
+    for title in (first["measure"].capitalize(), "Bytes/token", "Parameters", "Seen", "Bytes/s", "Time"):
+        table.add_column(title.replace(" per ", "/"), justify="right")
     for kind, model in facts["models"].items():
         table.add_row(
-            names[kind],
+            names.get(kind, kind) if model["model"] != "llama" or kind in names else f"{kind} {size:,}",
             f"{model['bits_per_byte']:.3f}",
             f"{model['bytes_per_token']:.2f}",
             f"{model['parameters']:,}",
@@ -241,7 +252,10 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     rows = [("Model and tokenizer", str(folder))]
     if (folder / "report.html").exists():
         rows.append(("Report", str(folder / "report.html")))
-    rows.append(("Next", f"byteloom generate {shlex.quote(str(folder))} --prompt-file FILE"))
+    verb = "survivors" if first["model"] == "mrt5" else "generate"
+    rows.append(
+        ("Next", f"byteloom {verb} {shlex.quote(str(folder))} " + "--prompt-file " * (verb == "generate") + "FILE")
+    )
     for name, value in rows:
         out.print(f"{name:<20} {value}", markup=False, soft_wrap=True)
 

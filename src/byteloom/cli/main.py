@@ -14,6 +14,7 @@ from rich.markup import escape
 from byteloom import __version__
 from byteloom.cli.answer import answer
 from byteloom.cli.bench import bench
+from byteloom.cli.compare_models import compare_models
 from byteloom.cli.complete import complete
 from byteloom.cli.console import err, interrupted
 from byteloom.cli.corpus import corpus_app
@@ -28,6 +29,7 @@ from byteloom.cli.methods import methods
 from byteloom.cli.ngrams import ngrams_app
 from byteloom.cli.report import report
 from byteloom.cli.score import score
+from byteloom.cli.survivors import survivors
 from byteloom.cli.tokenizer import tokenizer_app
 from byteloom.errors import ByteloomError, MissingExtraError
 
@@ -65,6 +67,7 @@ app.add_typer(evaluate_app, name="evaluate")
 app.add_typer(ngrams_app, name="ngrams")
 app.command(name="answer")(answer)
 app.command(name="bench")(bench)
+app.command(name="compare-models")(compare_models)
 app.command(name="complete")(complete)
 app.command(name="score")(score)
 app.command(name="demo")(demo)
@@ -74,6 +77,7 @@ app.command(name="generate")(generate)
 app.command(name="identify")(identify)
 app.command(name="methods")(methods)
 app.command(name="report")(report)
+app.command(name="survivors")(survivors)
 
 
 _EXTRA_OF = {

@@ -31,7 +31,8 @@ from byteloom.tokenize.words import FIRST, LAST, MAX_BYTES
 
 VOCABULARY = FIRST + 2 * LAST
 START, END, PAD = 0, 1, 2
-_NO_VOCABULARY = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+NO_VOCABULARY = {"vocab_size": 1, "pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+"""What the configuration of a backbone says of its own embeddings, which nothing uses."""
 
 
 class WordPooledConfig(PretrainedConfig):
@@ -62,7 +63,7 @@ class WordPooledConfig(PretrainedConfig):
     def __post_init__(self, **kwargs: Any) -> None:
         backbone: Any = self.backbone
         if backbone is None:
-            backbone = AutoConfig.for_model("llama", **_NO_VOCABULARY)
+            backbone = AutoConfig.for_model("llama", **NO_VOCABULARY)
         elif isinstance(backbone, dict):
             backbone = AutoConfig.for_model(**{"model_type": "llama", **backbone})
         if backbone.is_encoder_decoder or type(backbone) not in AutoModelForCausalLM._model_mapping:
@@ -143,7 +144,7 @@ class WordPooledForCausalLM(PreTrainedModel, GenerationMixin):
         The body's own embeddings are left out: words come in as vectors. byte_modules: fields of the configuration.
         """
         body = model.base_model
-        settings = body.config.to_dict() | _NO_VOCABULARY
+        settings = body.config.to_dict() | NO_VOCABULARY
         with torch.random.fork_rng():
             pooled = cls(WordPooledConfig(backbone=settings, **byte_modules))
         state = {name: value for name, value in body.state_dict().items() if not name.startswith("embed_tokens.")}
@@ -264,7 +265,7 @@ class WordPooledForCausalLM(PreTrainedModel, GenerationMixin):
     def _spell(self, words: Words, states_BTPD: Tensor, ids_BN: Tensor) -> Tensor:
         """[B, N, V]: the logits of every id, one place before it, by words of like lengths together."""
         batch, count = ids_BN.shape
-        logits_BNV = states_BTPD.new_zeros(batch, count + 1, self.config.vocab_size)
+        logits_BNV = states_BTPD.new_zeros(batch, count, self.config.vocab_size)
         last_B = words.count.cumsum(0) - 1
         is_open_R = ~words.is_whole  # its last byte is followed by one more of the same word
         is_spelled_R = ~torch.cat([is_open_R.new_zeros(1), is_open_R[:-1] & (words.row[1:] == words.row[:-1])])
@@ -278,16 +279,16 @@ class WordPooledForCausalLM(PreTrainedModel, GenerationMixin):
             state_RPD = states_BTPD[words.row[rows_R], words.place[rows_R]]
             found_RWV = self.decode(state_RPD, bytes_RW)
             place_W = torch.arange(found_RWV.shape[1], device=ids_BN.device)
-            is_asked_RW = place_W <= known_R[rows_R][:, None]
+            target_RW = words.start[rows_R][:, None] + place_W - 1
+            is_asked_RW = (place_W <= known_R[rows_R][:, None]) & (target_RW >= 0)  # nothing tells the first id
             row_RW = words.row[rows_R][:, None].expand_as(is_asked_RW)
-            target_RW = words.start[rows_R][:, None] + place_W
             logits_BNV[row_RW[is_asked_RW], target_RW[is_asked_RW]] = found_RWV[is_asked_RW].to(logits_BNV.dtype)
         ended_B = (~is_open_R[last_B]).nonzero()[:, 0]
         if len(ended_B):
             state_RPD = states_BTPD[ended_B, words.count[ended_B]]
             found_RV = self.decode(state_RPD, ids_BN.new_zeros(len(ended_B), 0))[:, 0]
-            logits_BNV[ended_B, count] = found_RV.to(logits_BNV.dtype)
-        return logits_BNV[:, 1:]
+            logits_BNV[ended_B, count - 1] = found_RV.to(logits_BNV.dtype)
+        return logits_BNV
 
     def prepare_inputs_for_generation(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, **_: Any

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from transformers import (
     SuppressTokensLogitsProcessor,
 )
 
+import byteloom.models.architectures  # noqa: F401 - so that the Auto classes know them
 from byteloom.compress import merging_cache
 from byteloom.errors import ByteloomError, FileError, InvalidInputError
 from byteloom.files import StrPath
@@ -294,8 +296,8 @@ def vocabulary_digest(tokenizer: transformers.PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(vocabulary.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def load_model(folder: StrPath) -> PreTrainedModel:
-    """The causal language model in `folder`, on the accelerator if there is one.
+def load_model(folder: StrPath, kind: type[Any] = AutoModelForCausalLM) -> PreTrainedModel:
+    """The model in `folder`, on the accelerator if there is one; kind: the Auto class of transformers.
 
     Raises FileError when there is none or it cannot be read.
     """
@@ -303,7 +305,7 @@ def load_model(folder: StrPath) -> PreTrainedModel:
     if not (folder / "config.json").is_file():
         raise FileError(f"{folder} holds no model (no config.json); name a folder that `byteloom fit` made")
     with quiet_transformers(), _reading(f"the model in {folder}"):
-        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True)
+        model = kind.from_pretrained(folder, local_files_only=True)
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
     return model.to(device).eval()
 

@@ -15,25 +15,25 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 import byteloom
 from byteloom.errors import InvalidInputError, MissingExtraError
-from byteloom.evaluate.bits_per_byte import BitsPerByte, bits_per_byte
+from byteloom.evaluate.bits_per_byte import BitsPerByte
 from byteloom.files import StrPath, read_json, write_json
 from byteloom.machine import machine_facts
 from byteloom.tasks.prepare import Prepared, Source, prepare
 from byteloom.tasks.report import write_report
 from byteloom.tasks.run_folder import FACTS, WORK, chosen, claim, finish, install
-from byteloom.tokenize import Tokenizer
-from byteloom.train.objectives import NextToken
+from byteloom.tasks.trainees import Trainee, trainee
 from byteloom.train.plan import PASSES, SIZES, Plan, Wish
 from byteloom.train.processes import part, process, wait_for_all
 from byteloom.train.progress import Progress, silent
 from byteloom.train.trainer import Trained, plan_training, quiet_transformers, torch_threads, train_model
 
 FORMAT = 1  # of fit.json
-LABELS = {"bytes": "training the raw-byte model"}  # by kind of tokenizer; others: LABEL
+REPORTED = ("llama", "word-pooled")  # models of which there is a report
+LABELS = {"bytes": "training the raw-byte model", "byt5": "training the model without a gate"}  # others: LABEL
 LABEL = "training the model"
 
 
@@ -72,9 +72,9 @@ def fit(
             )
         trained[kind] = train_model(
             plan,
-            NextToken(prepared.tokenizers[kind], prepared.shards[kind]),
+            _trainees(wish, prepared, plan.backbone.context)[kind].objective,
             work / kind,
-            judge=functools.partial(_bits, plan=plan, tokenizer=prepared.tokenizers[kind], blocks=prepared.blocks),
+            judge=functools.partial(_bits, wish=wish, prepared=prepared, plan=plan, kind=kind),
             progress=progress if rank == 0 else silent,
             label=LABELS.get(kind, LABEL),
         )
@@ -90,25 +90,41 @@ def _plan(wish: Wish, prepared: Prepared, work: Path, processes: int) -> None:
         return
     for shards in prepared.shards.values():
         shards.check((wish.backbone or SIZES["nano"]).context)
-    first, *others = (NextToken(prepared.tokenizers[kind], shards) for kind, shards in prepared.shards.items())
+    context = (wish.backbone or SIZES["nano"]).context
+    first, *others = _trainees(wish, prepared, context).items()
     device = torch.accelerator.current_accelerator()
-    threads = torch.get_num_threads()
-    plan = plan_training(first, wish, device=device.type if device else "cpu", threads=threads, world_size=processes)
-    kind, *kinds = prepared.shards
-    plans = {kind: plan}
-    for kind, objective in zip(kinds, others, strict=True):
-        plans[kind] = plan.with_equal_compute(objective.vocab_size, objective.flops_per_token(plan.backbone))
+    name, threads = device.type if device else "cpu", torch.get_num_threads()
+    plan = plan_training(first[1].objective, wish, device=name, threads=threads, world_size=processes)
+    plans = {first[0]: plan}
+    for kind, other in others:
+        cost = other.objective.flops_per_token(plan.backbone)
+        plans[kind] = plan.with_equal_compute(other.objective.vocab_size, cost)
     write_json(work / "plan.json", {kind: planned.to_json() for kind, planned in plans.items()})
 
 
-def _judge(model: PreTrainedModel, plan: Plan, tokenizer: Tokenizer, blocks: list[bytes]) -> BitsPerByte:
-    """Held-out bits per byte in the precision of the training; every token sees at least a quarter of a window."""
+def _trainees(wish: Wish, prepared: Prepared, context: int) -> dict[str, Trainee]:
+    """What is trained, the user's model first; then what it is compared with: raw bytes, or an MrT5 without a gate."""
+    stride = max(1, context * 3 // 4)  # every token is judged behind a quarter of a window
+    kind, *others = prepared.shards
+    if wish.model == "mrt5":
+        names = ["mrt5", "byt5"] if prepared.baseline else ["mrt5"]
+        tokenizer, shards = prepared.tokenizers[kind], prepared.shards[kind]
+        return {name: trainee(name, tokenizer, shards, context, delete=wish.delete) for name in names}
+    models = {kind: wish.model, **dict.fromkeys(others, "llama")}
+    return {
+        kind: trainee(model, prepared.tokenizers[kind], prepared.shards[kind], context, stride=stride)
+        for kind, model in models.items()
+    }
+
+
+def _judge(model: PreTrainedModel, wish: Wish, prepared: Prepared, plan: Plan, kind: str) -> BitsPerByte:
+    """Held-out bits per (hidden) byte in the precision of the training."""
     with torch.autocast(plan.device, torch.bfloat16, enabled=plan.precision == "bf16"):
-        return bits_per_byte(model, tokenizer, blocks, stride=max(1, plan.backbone.context * 3 // 4))
+        return _trainees(wish, prepared, plan.backbone.context)[kind].judge(model, prepared.blocks)
 
 
-def _bits(model: PreTrainedModel, plan: Plan, tokenizer: Tokenizer, blocks: list[bytes]) -> float:
-    return _judge(model, plan, tokenizer, blocks).bits_per_byte
+def _bits(model: PreTrainedModel, wish: Wish, prepared: Prepared, plan: Plan, kind: str) -> float:
+    return _judge(model, wish, prepared, plan, kind).bits_per_byte
 
 
 def _finish(
@@ -127,11 +143,11 @@ def _finish(
         place = "baseline" if number else "."
         progress("judging on held-out bytes", number, len(trained))
         install(training.folder, folder / place)
-        prepared.tokenizers[kind].save(folder / place)
-        models[kind] = _model_facts(place, folder / place, plans[kind], training, prepared, kind)
+        _trainees(wish, prepared, plans[kind].backbone.context)[kind].save_tokenizer(folder / place)
+        models[kind] = _model_facts(place, folder / place, wish, plans[kind], training, prepared, kind)
     progress("judging on held-out bytes", len(trained), len(trained))
     kind, plan = next(iter(plans.items()))
-    notes = prepared.facts["tokenizer"].pop("notes") + _notes(wish, plan, prepared.shards[kind].tokens)
+    notes = prepared.facts["tokenizer"].pop("notes") + _notes(wish, plan, next(iter(prepared.shards.values())).tokens)
     facts = {
         "format": FORMAT,
         "byteloom": byteloom.__version__,
@@ -145,28 +161,32 @@ def _finish(
         "notes": notes,
     }
     write_json(folder / FACTS, facts)
-    try:
-        write_report(folder)
-    except MissingExtraError as error:
-        facts["notes"].append(f"no report was written: {error}")
-        write_json(folder / FACTS, facts)
+    if wish.model in REPORTED:
+        try:
+            write_report(folder)
+        except MissingExtraError as error:
+            facts["notes"].append(f"no report was written: {error}")
+            write_json(folder / FACTS, facts)
     finish(folder, keep_work)
     return facts
 
 
 def _model_facts(
-    place: str, folder: Path, plan: Plan, training: Trained, prepared: Prepared, kind: str
+    place: str, folder: Path, wish: Wish, plan: Plan, training: Trained, prepared: Prepared, kind: str
 ) -> dict[str, Any]:
+    trained = _trainees(wish, prepared, plan.backbone.context)[kind]
     with quiet_transformers(), torch_threads(plan.threads):
-        model = AutoModelForCausalLM.from_pretrained(folder).to(plan.device)
-        judged = _judge(model, plan, prepared.tokenizers[kind], prepared.blocks)
-    bytes_per_token = prepared.shards[kind].bytes_per_token
+        model = trained.load(folder).to(plan.device)
+        judged = _judge(model, wish, prepared, plan, kind)
+    bytes_per_token = trained.objective.scale(plan.backbone.context).bytes_per_token
     tokens = plan.steps * plan.tokens_per_step
     last = {"step": plan.steps, "seconds": training.seconds, "bits_per_byte": judged.bits_per_byte}
     return {
         "folder": place,
+        "model": trained.model,
+        "measure": trained.measure,
         "vocab_size": plan.vocab_size,
-        "parameters": plan.backbone.parameters(plan.vocab_size),
+        "parameters": model.num_parameters(),
         "config": asdict(plan.backbone),
         "training": {
             "batch_tokens": plan.tokens_per_step,

@@ -39,8 +39,8 @@ class Source:
 
     paths, formats, archives: as in `Corpus`. sample_bytes: train on a deterministic part of about this size.
     validation: share of the documents that is held out; validation_bytes: of them that a model is judged on.
-    tokenizer: "bpe" to train one, "bytes", or the path of a saved one. vocab_size: of the model (default: by the
-    size of the corpus). family: nested vocabularies to keep; the largest is trained, the others are its beginnings.
+    tokenizer: "bpe" to train one, "bytes", "words", or the path of a saved one. vocab_size: of the model (default: by
+    the size of the corpus). family: nested vocabularies to keep; the largest is trained, the others are its beginnings.
     """
 
     paths: tuple[str, ...]
@@ -67,12 +67,14 @@ class Source:
 class Prepared:
     """What the trainings need. Keys of the dicts: the kind of tokenizer, such as "bpe", and "bytes", or one of them.
 
-    blocks: held-out bytes to judge models on. facts: the parts "corpus", "tokenizer", "compression" of fit.json.
+    blocks: held-out bytes to judge models on. baseline: whether there is to be a model to compare with. facts: the
+    parts "corpus", "tokenizer", "compression" of fit.json.
     """
 
     tokenizers: dict[str, Tokenizer]
     shards: dict[str, Shards]
     blocks: list[bytes]
+    baseline: bool
     facts: dict[str, Any]
 
 
@@ -102,6 +104,7 @@ def prepare(source: Source, folder: Path, work: Path, progress: Progress) -> Pre
         tokenizers=tokenizers,
         shards=shards,
         blocks=[base64.b64decode(block) for block in blocks],
+        baseline=source.baseline,
         facts={"corpus": corpus, "tokenizer": tokenizer, "compression": compression},
     )
 
@@ -194,7 +197,7 @@ def _tokenizer_facts(
         family = [tokenizer.vocab_size]
         trained = {"seconds": None, "bytes": None, "training_mb_per_s": None}
     return {
-        "kind": tokenizer.kind if tokenizer.max_token_bytes > 1 else "bytes",
+        "kind": "bytes" if tokenizer == byte_tokenizer() else tokenizer.kind,
         "vocab_size": tokenizer.vocab_size,
         "merges": len(tokenizer.compositions),
         **trained,

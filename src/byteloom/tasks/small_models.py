@@ -185,7 +185,7 @@ def _train(
     return SmallModel(
         parameters=model.num_parameters(),
         tokens=tokens,
-        bytes=round(tokens * objective.scale.bytes_per_token),
+        bytes=round(tokens * objective.scale(plan.backbone.context).bytes_per_token),
         operations=plan.flops,
         seconds=trained.seconds,
         bits_per_byte=bits,

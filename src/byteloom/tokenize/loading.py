@@ -20,12 +20,16 @@ KINDS: dict[str, type[Tokenizer]] = {"BPE": BPE, "Unigram": SubwordTokenizer, "W
 
 
 def load_tokenizer(path: StrPath) -> Tokenizer:
-    """The tokenizer in a folder, a tokenizer.json or a .tiktoken rank file; for the name "bytes", `byte_tokenizer()`.
+    """The tokenizer in a folder, a tokenizer.json or a .tiktoken rank file.
+
+    The names "bytes" and "words" stand for `byte_tokenizer()` and `WordSplitter()`.
 
     Raises FileError when it cannot be read, InvalidInputError when it is damaged or of no known kind.
     """
     if os.fspath(path) == "bytes":
         return byte_tokenizer()
+    if os.fspath(path) == "words":
+        return WordSplitter()
     if Path(path).suffix == ".tiktoken":
         return BPE.load(path)
     source = TokenizerFile.read(path)

@@ -1,7 +1,7 @@
 """What a model learns, and from which data: all that a training needs to know of models.
 
-`train_model` takes one of these beside its plan. The siblings for models that fill in hidden bytes or that tell labels
-lie in `byteloom.train.hidden` and `byteloom.train.labels`.
+`train_model` takes one of these beside its plan. The siblings for models that fill in what is hidden or that tell
+labels lie in `byteloom.train.hidden`, `byteloom.train.hidden_words` and `byteloom.train.labels`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaForCausalLM, PreTrainedModel, TrainerCallback, default_data_collator
 
 from byteloom.models.embeddings import compose_embeddings
+from byteloom.models.word_pooled import NO_VOCABULARY, WordPooledConfig, WordPooledForCausalLM
 from byteloom.tokenize import Codec
 from byteloom.train.plan import PASSES, Backbone
 from byteloom.train.shards import Shards, Windows
@@ -63,9 +64,8 @@ class Objective(Protocol):
     def tokens(self) -> int:
         """In all of the training data."""
 
-    @property
-    def scale(self) -> Scale:
-        """What loss and tokens mean."""
+    def scale(self, context: int) -> Scale:
+        """What loss and tokens mean, in windows of `context` tokens."""
 
     def new_model(self, backbone: Backbone, device: str) -> PreTrainedModel:
         """An untrained model for windows of `backbone.context` tokens, still on the CPU, to be trained on `device`."""
@@ -75,6 +75,9 @@ class Objective(Protocol):
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """A batch for the model, with labels; the same for the same items."""
+
+    def warmup(self, steps: int) -> int:
+        """Of `steps` optimiser steps, those in which the rate grows."""
 
     def hooks(self, steps: int) -> Hooks:
         """Fresh hooks for a training of `steps` optimiser steps."""
@@ -100,8 +103,7 @@ class NextToken:
     def tokens(self) -> int:
         return self.shards.tokens
 
-    @property
-    def scale(self) -> Scale:
+    def scale(self, context: int) -> Scale:
         return bits_per_byte(self.shards.bytes_per_token, self.shards.bytes_per_token)
 
     def new_model(self, backbone: Backbone, device: str) -> PreTrainedModel:
@@ -117,11 +119,34 @@ class NextToken:
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         return default_data_collator(list(items))
 
+    def warmup(self, steps: int) -> int:
+        return usual_warmup(steps)
+
     def hooks(self, steps: int) -> Hooks:
         return Hooks()
 
     def flops_per_token(self, backbone: Backbone) -> int:
         return backbone.flops_per_token(self.vocab_size)
+
+
+@dataclass(frozen=True)
+class NextByteOfWord(NextToken):
+    """A WordPooled model over the ids of a WordSplitter; the backbone's context counts them."""
+
+    def new_model(self, backbone: Backbone, device: str) -> PreTrainedModel:
+        body = backbone.config(self.vocab_size).to_dict() | NO_VOCABULARY
+        width = max(32, backbone.hidden_size // 2)
+        heads = next(heads for heads in (4, 3, 2, 1) if width % heads == 0)
+        config = WordPooledConfig(backbone=body, byte_hidden_size=width, num_heads=heads)
+        return WordPooledForCausalLM(config)
+
+    def flops_per_token(self, backbone: Backbone) -> int:
+        return count_flops(self, backbone)
+
+
+def usual_warmup(steps: int) -> int:
+    """A twentieth of the steps, 200 at most."""
+    return min(200, math.ceil(steps / 20))
 
 
 def bits_per_byte(bytes_per_token: float, bytes_per_target: float) -> Scale:

@@ -131,10 +131,6 @@ class Plan:
         """Steps between judgements on held-out bytes."""
         return math.ceil(self.steps / EVALUATIONS / self.log_steps) * self.log_steps
 
-    @property
-    def warmup_steps(self) -> int:
-        return min(200, math.ceil(self.steps / 20))
-
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -149,17 +145,14 @@ class Plan:
 
     def with_equal_compute(self, vocab_size: int, flops_per_token: int) -> Plan:
         """The same backbone, batch and rate for another model or vocabulary, and steps that cost as many operations."""
-        ratio = self.flops_per_token / flops_per_token
-        steps = max(1, round(self.steps * ratio))
-        log_steps, save_steps = _intervals(steps, self.save_steps * ratio)
-        return replace(
-            self,
-            vocab_size=vocab_size,
-            flops_per_token=flops_per_token,
-            steps=steps,
-            log_steps=log_steps,
-            save_steps=save_steps,
-        )
+        other = replace(self, vocab_size=vocab_size, flops_per_token=flops_per_token)
+        return other.with_operations(self.flops)
+
+    def with_operations(self, flops: int) -> Plan:
+        """The same plan with the steps that cost about `flops` operations."""
+        steps = max(1, round(flops / (self.tokens_per_step * self.flops_per_token)))
+        log_steps, save_steps = _intervals(steps, self.save_steps * steps / self.steps)
+        return replace(self, steps=steps, log_steps=log_steps, save_steps=save_steps)
 
 
 @dataclass(frozen=True)
@@ -168,6 +161,7 @@ class Wish:
 
     minutes: of training, on this machine. tokens: to see in training; wins over minutes.
     batch_tokens: of an optimiser step, over all devices. micro_batch: windows that a device holds at once.
+    model: its name. delete: the share of bytes that an MrT5 learns to drop.
     """
 
     minutes: float = 2.0
@@ -179,6 +173,8 @@ class Wish:
     precision: Precision | None = None
     fsdp: bool = False
     seed: int = 0
+    model: str = "llama"
+    delete: float = 0.5
 
 
 Measure = Callable[[Backbone, int, Precision], float]  # -> tokens a second of one device; see tokens_per_second

@@ -171,15 +171,15 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     checkpoints = folder / "checkpoints"
     windows = plan.steps * plan.windows_per_step
     dataset = objective.dataset(plan.backbone.context, windows, plan.seed)
-    hooks = objective.hooks(plan.steps)
+    hooks, scale = objective.hooks(plan.steps), objective.scale(plan.backbone.context)
     transformers.set_seed(plan.seed)
     trainer = _Trainer(
         model=objective.new_model(plan.backbone, plan.device),
-        args=_arguments(plan, checkpoints),
+        args=_arguments(plan, checkpoints, objective.warmup(plan.steps)),
         train_dataset=dataset,
         data_collator=objective.collate,
         compute_loss_func=hooks.loss,
-        callbacks=[_Diary(plan, objective.scale.unit, judge, progress, label), *hooks.callbacks],
+        callbacks=[_Diary(plan, scale.unit, judge, progress, label), *hooks.callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     last = last_checkpoint(checkpoints)
@@ -187,12 +187,12 @@ def _train(plan: Plan, objective: Objective, folder: Path, judge: Judge, progres
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
         (folder / "model" / "training_args.bin").unlink()
-        write_json(folder / "trained.json", _curves(plan, objective.scale, trainer.state.log_history))
+        write_json(folder / "trained.json", _curves(plan, scale, trainer.state.log_history))
         shutil.rmtree(checkpoints, ignore_errors=True)
     wait_for_all()
 
 
-def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
+def _arguments(plan: Plan, checkpoints: Path, warmup: int) -> TrainingArguments:
     return TrainingArguments(
         output_dir=str(checkpoints),
         max_steps=plan.steps,
@@ -201,7 +201,7 @@ def _arguments(plan: Plan, checkpoints: Path) -> TrainingArguments:
         train_sampling_strategy="sequential",  # Windows is shuffled already
         learning_rate=plan.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=plan.warmup_steps,
+        warmup_steps=warmup,
         weight_decay=0.1,
         adam_beta2=0.95,
         max_grad_norm=1.0,

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from byteloom.corpus import recognise
 from byteloom.entropy import entropy
 from byteloom.errors import InvalidInputError
-from byteloom.tasks.identify.labels import GROUP_OF
+from byteloom.tasks.identify.labels import GROUP_OF, TEXTUAL
 from byteloom.tasks.identify.network import WINDOW, joined, parts_of, shipped_network
 from byteloom.tasks.identify.signatures import HEAD, executable, signed
 
@@ -79,8 +80,9 @@ class Span:
 def identify(data: Buffer, classifier: Classifier | None = None) -> Identification:
     """What the file with the bytes `data` is, a whole one or a fragment.
 
-    A signature at its beginning is believed; otherwise up to LOOKS windows spread over it are classified. A classifier
-    of one's own is asked alone. Where no label has a probability of SURE, a group is named that has, or "unknown".
+    A signature at its beginning is believed; otherwise up to LOOKS windows spread over it are classified, as text where
+    it is valid UTF-8. A classifier of one's own is asked alone. Where no label has a probability of SURE, a group is
+    named that has, or "text" or "unknown".
     """
     view = memoryview(data).cast("B")
     if not len(view):
@@ -95,13 +97,18 @@ def identify(data: Buffer, classifier: Classifier | None = None) -> Identificati
         if _filling(view[: 16 * WINDOW]) >= FILLED:
             return Identification("zeros", "program data", 1.0, (("zeros", 1.0),), "content", len(view))
     asked = classifier or shipped_network()
+    is_text = classifier is None and recognise(view) == "text"
     starts, sizes = parts_of(len(view), WINDOW)
     if len(starts) > LOOKS:
         chosen = np.unique(np.linspace(0, len(starts) - 1, LOOKS).astype(int))
         starts, sizes = starts[chosen], sizes[chosen]
     windows = [view[start : start + size] for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)]
     seen = [window for window in windows if _filling(window) < FILLED] or windows
-    return _named(joined(asked.probabilities(seen)), asked.labels, len(view))
+    found_C = joined(asked.probabilities(seen))
+    if is_text:
+        found_C = found_C * np.array([label in TEXTUAL for label in asked.labels], np.float32)
+        found_C = found_C / found_C.sum()
+    return _named(found_C, asked.labels, len(view), "text" if is_text else UNKNOWN)
 
 
 def content_map(
@@ -151,7 +158,9 @@ def _signed(label: str, size: int, details: str = "") -> Identification:
     return Identification(label, GROUP_OF.get(label, label), 1.0, ((label, 1.0),), "signature", size, details)
 
 
-def _named(found_C: npt.NDArray[np.float32], labels: Sequence[str], size: int) -> Identification:
+def _named(
+    found_C: npt.NDArray[np.float32], labels: Sequence[str], size: int, otherwise: str = UNKNOWN
+) -> Identification:
     order = np.argsort(-found_C)
     alternatives = tuple((labels[i], float(found_C[i])) for i in order if found_C[i] >= 0.01)
     label, chance = labels[order[0]], float(found_C[order[0]])
@@ -162,7 +171,7 @@ def _named(found_C: npt.NDArray[np.float32], labels: Sequence[str], size: int) -
             groups[GROUP_OF.get(name, name)] = groups.get(GROUP_OF.get(name, name), 0.0) + share
         group = max(groups, key=lambda name: groups[name])
         if groups[group] < SURE:
-            group = UNKNOWN
+            group = otherwise
         label = group
         chance = groups.get(group, chance)
     return Identification(label, group, chance, alternatives, "content", size)

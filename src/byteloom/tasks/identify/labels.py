@@ -31,6 +31,9 @@ GROUPS: dict[str, tuple[str, ...]] = {
 
 GROUP_OF = {label: group for group, labels in GROUPS.items() for label in labels}
 
+TEXTUAL = frozenset((*GROUPS["source"], *GROUPS["text"], "xpm", "postscript", "pdf"))
+"""What valid UTF-8 text can be."""
+
 WITHIN = {
     **dict.fromkeys(("png", "gzip", "zip", "woff"), "deflate data"),
     **dict.fromkeys(("tiff", "ico"), "bitmap"),
