@@ -100,7 +100,10 @@ class Byte2WordConfig(PretrainedConfig):
 
 
 class Byte2WordPreTrainedModel(PreTrainedModel):
-    """How Byte2Words begin: normal weights as BERT's; the body as its own."""
+    """How Byte2Words begin: normal weights, scaled by width, and queries that tell bytes apart; the body as its own.
+
+    With BERT's 0.02 for all of it every word begins as the plain mean of its bytes, and small models stay near that.
+    """
 
     config_class = Byte2WordConfig
     base_model_prefix = "byte2word"
@@ -109,19 +112,20 @@ class Byte2WordPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=std)
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=std)
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.MultiheadAttention):
             module._reset_parameters()
+        elif isinstance(query := getattr(module, "query", None), nn.Parameter):  # of attention pooling
+            nn.init.normal_(query)
 
 
 class Byte2WordModel(Byte2WordPreTrainedModel):
