@@ -10,7 +10,8 @@ import byteloom.models.architectures
 import byteloom.tokenize.hf  # noqa: F401 - registers ByteTokenizer
 from byteloom.errors import InvalidInputError
 from byteloom.files import read_json
-from byteloom.tasks.continuation import continue_bytes
+from byteloom.generate.texts import Sampling
+from byteloom.tasks.continuation import continue_bytes, continue_many
 from byteloom.tasks.fit import fit
 from byteloom.tasks.prepare import Source
 from byteloom.tasks.survivors import survivors
@@ -77,6 +78,10 @@ def test_a_word_pooled_model_writes(files, tmp_path):
     fit(source(files, "word-pooled", baseline=False), wish("word-pooled", tokens=4000), tmp_path / "run")
     written = continue_bytes(tmp_path / "run", (files / "00").read_bytes()[:50], max_new_tokens=12)
     assert len(written.data) == 12
+    with pytest.raises(InvalidInputError, match="word by word"):
+        continue_bytes(tmp_path / "run", b"some", draft="lookup")
+    with pytest.raises(InvalidInputError, match="one prompt at a time"):
+        next(iter(continue_many(tmp_path / "run", [b"some"], sampling=Sampling(1.0, 0, 1.0, 0))))
 
 
 def test_survivors_are_what_mrt5_keeps(files, tmp_path):

@@ -44,7 +44,9 @@ from byteloom.generate import (
 )
 from byteloom.generate.batch import Layout
 from byteloom.generate.texts import Text, end_ids
+from byteloom.generate.word_synchronous import word_synchronous
 from byteloom.models import CACHE_KEYWORD, KVCache, attach
+from byteloom.models.word_pooled import WordPooledForCausalLM
 from byteloom.tokenize import BPE, Tokenizer
 from byteloom.tokenize.hf import ByteTokenizer
 from byteloom.tokenize.loading import load_bpe
@@ -108,6 +110,9 @@ def continue_bytes(
     window = 1 << 60 if unlimited else getattr(model.config, "max_position_embeddings", None) or 1 << 60
     used = ids[-max(window // 2, window - max_new_tokens) :]
     method = None
+    is_of_words = isinstance(model, WordPooledForCausalLM)
+    if is_of_words and (draft is not None or unlimited or kv_ratio is not None):
+        raise InvalidInputError("a word-pooled model writes word by word; leave drafts, unlimited and kv_ratio out")
     if cache is not None and draft != "suffix":
         raise InvalidInputError('a cache of answers goes with draft="suffix"')
     if draft is not None:
@@ -132,7 +137,7 @@ def continue_bytes(
                     max_new_tokens=room,
                     do_sample=temperature > 0,
                     suppress_tokens=only_bytes or None,
-                    custom_generate=method,
+                    custom_generate=word_synchronous if is_of_words else method,
                     prefill_chunk_size=None if fresh_cache is None else PREFILL_TOKENS,
                     **({} if fresh_cache is None else {CACHE_KEYWORD: fresh_cache()}),
                     **sampling,
@@ -185,6 +190,8 @@ def continue_many(
     Raises as `continue_bytes` and `BatchEngine` do.
     """
     model, tokenizer = load_model(folder), load_model_tokenizer(Path(folder))
+    if isinstance(model, WordPooledForCausalLM):
+        raise InvalidInputError("a word-pooled model has no tokens to share a cache; continue one prompt at a time")
     if cache is not None and draft != "suffix":
         raise InvalidInputError('a cache of answers goes with draft="suffix"')
     drafter = PromptLookup() if draft is None else _drafter(draft, model, cache, tokenizer)
