@@ -22,9 +22,9 @@ def compare_models(
         str,
         typer.Option(
             help="With commas, each a model or model:tokenizer: llama:bytes, llama:bpe, llama:words, llama:PATH, "
-            "word-pooled, byt5, mrt5. Those that fill in hidden bytes are compared among themselves."
+            "word-pooled, byt5, mrt5, byte2word. Those that fill in hidden bytes are compared among themselves."
         ),
-    ] = "llama:bytes,llama:bpe,word-pooled,byt5,mrt5",
+    ] = "llama:bytes,llama:bpe,word-pooled,byt5,mrt5,byte2word",
     seconds: Annotated[
         float, typer.Option(help="Training of the first model; the others get as many operations.")
     ] = 60.0,

@@ -37,7 +37,9 @@ def fit(
     ] = "language",
     model: Annotated[
         str | None,
-        typer.Option(help="llama, word-pooled or mrt5; to classify: byteformer or llama. Default: the first of these."),
+        typer.Option(
+            help="llama, word-pooled, mrt5 or byte2word; to classify: byteformer or llama. Default: the first of these."
+        ),
     ] = None,
     minutes: Annotated[float, typer.Option(help="Training time of the model; decides on its size too.")] = 2.0,
     formats: Annotated[
@@ -252,10 +254,9 @@ def _print(facts: dict[str, Any], folder: Path) -> None:
     rows = [("Model and tokenizer", str(folder))]
     if (folder / "report.html").exists():
         rows.append(("Report", str(folder / "report.html")))
-    verb = "survivors" if first["model"] == "mrt5" else "generate"
-    rows.append(
-        ("Next", f"byteloom {verb} {shlex.quote(str(folder))} " + "--prompt-file " * (verb == "generate") + "FILE")
-    )
+    place = shlex.quote(str(folder))
+    following = {"mrt5": f"survivors {place} FILE", "byte2word": f"embed {place} FILE -o vectors.npy"}
+    rows.append(("Next", "byteloom " + following.get(first["model"], f"generate {place} --prompt-file FILE")))
     for name, value in rows:
         out.print(f"{name:<20} {value}", markup=False, soft_wrap=True)
 

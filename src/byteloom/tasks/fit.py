@@ -9,7 +9,7 @@ ones), and about a minute for the rest.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +55,8 @@ def fit(
     """
     folder = Path(folder)
     work = folder / WORK
+    if wish.model == "byte2word":
+        source = replace(source, baseline=True)  # packs the bytes, which it reads, beside the pieces, which it guesses
     rank, processes = process()
     if rank == 0:
         claim(folder, {"source": asdict(source), "wish": asdict(wish)}, overwrite)
@@ -110,6 +112,9 @@ def _trainees(wish: Wish, prepared: Prepared, context: int) -> dict[str, Trainee
         names = ["mrt5", "byt5"] if prepared.baseline else ["mrt5"]
         tokenizer, shards = prepared.tokenizers[kind], prepared.shards[kind]
         return {name: trainee(name, tokenizer, shards, context, delete=wish.delete) for name in names}
+    if wish.model == "byte2word":
+        shards = prepared.shards["bytes"]
+        return {"byte2word": trainee("byte2word", prepared.tokenizers[kind], shards, context)}
     models = {kind: wish.model, **dict.fromkeys(others, "llama")}
     return {
         kind: trainee(model, prepared.tokenizers[kind], prepared.shards[kind], context, stride=stride)

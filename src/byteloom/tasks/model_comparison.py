@@ -19,7 +19,7 @@ from byteloom.machine import usable_cores
 from byteloom.processes import in_fresh_process, peak_memory
 from byteloom.tasks.plots import check_plot
 from byteloom.tasks.trainees import HIDDEN, NEXT, Trainee, tokenizer_of, trainee
-from byteloom.tokenize import Tokenizer, load_tokenizer, train_bpe
+from byteloom.tokenize import Tokenizer, byte_tokenizer, load_tokenizer, train_bpe
 from byteloom.train.plan import SIZES, Backbone, Plan, Wish
 from byteloom.train.progress import Progress, silent
 from byteloom.train.shards import Shards, read_shards, write_shards
@@ -88,7 +88,8 @@ def compare_models(
     for number, (name, tokenizer) in enumerate(tokenizers.items()):
         progress("training models", number, len(tokenizers))
         place = folder / f"{number}-{name.replace('/', '_').replace(':', '-')}"
-        shards = read_shards(place / "shards") or write_shards(train, tokenizer, place / "shards")
+        read = byte_tokenizer() if _parts(name)[0] == "byte2word" else tokenizer
+        shards = read_shards(place / "shards") or write_shards(train, read, place / "shards")
         tokens = max(16, round(WINDOW_BYTES / shards.bytes_per_token / 16) * 16)
         shape = replace(backbone, context=tokens)
         plan = _plan(name, tokenizer, shards, shape, place, base, seconds, seed)

@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, ByT5Tokenizer, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    ByT5Tokenizer,
+    PreTrainedModel,
+)
 
 from byteloom.errors import InvalidInputError
 from byteloom.evaluate.bits_per_byte import BitsPerByte, bits_per_byte
 from byteloom.evaluate.hidden_bytes import hidden_bits_per_byte
 from byteloom.tokenize import Tokenizer
+from byteloom.tokenize.words import WordSplitter
 from byteloom.train.hidden import HiddenSpans
+from byteloom.train.hidden_words import HiddenWords
 from byteloom.train.objectives import NextByteOfWord, NextToken, Objective
 from byteloom.train.shards import Shards
 
@@ -24,6 +32,7 @@ MODELS = {
     "word-pooled": "a Llama over words, whose bytes a small model reads and writes",
     "mrt5": "a byte encoder-decoder that fills in hidden spans, and drops most bytes on the way",
     "byt5": "the same without dropping",
+    "byte2word": "an encoder over words, which reads their bytes and guesses the pieces of hidden words",
 }
 """What each model is, in some words."""
 
@@ -51,7 +60,7 @@ def tokenizer_of(model: str, wanted: str | None = None) -> str:
     """
     if model not in MODELS:
         raise InvalidInputError(f"the model is one of {', '.join(MODELS)}, not {model!r}")
-    own = {"llama": "bpe", "word-pooled": "words"}.get(model, "bytes")
+    own = {"llama": "bpe", "byte2word": "bpe", "word-pooled": "words"}.get(model, "bytes")
     if wanted not in (None, own) and model != "llama":
         raise InvalidInputError(f"the model {model} reads {own}; leave the tokenizer out")
     return wanted or own
@@ -62,7 +71,8 @@ def trainee(
 ) -> Trainee:
     """The model called `model`, for windows of `context` tokens of `shards`, which `tokenizer` made.
 
-    delete: the share of bytes that MrT5 drops. stride: of the windows in which a causal model is judged.
+    Shards of byte2word are of bytes, and `tokenizer` makes the pieces that it guesses. delete: the share of bytes that
+    MrT5 drops. stride: of the windows in which a causal model is judged.
     """
     if model in ("mrt5", "byt5"):
         spans = HiddenSpans(shards, "learned" if model == "mrt5" else "none", delete)
@@ -73,6 +83,16 @@ def trainee(
             lambda trained, blocks: hidden_bits_per_byte(trained, spans.collate_held_out, blocks, window=context),
             AutoModelForSeq2SeqLM.from_pretrained,
             lambda folder: ByT5Tokenizer().save_pretrained(folder),
+        )
+    if model == "byte2word":
+        words = HiddenWords(shards, tokenizer)
+        return Trainee(
+            model,
+            words,
+            HIDDEN,
+            lambda trained, blocks: hidden_bits_per_byte(trained, words.collate_held_out, blocks, window=context),
+            AutoModelForMaskedLM.from_pretrained,
+            WordSplitter().save,
         )
     kind = NextByteOfWord if model == "word-pooled" else NextToken
     return Trainee(

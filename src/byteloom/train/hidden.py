@@ -61,7 +61,7 @@ class HiddenSpans:
         return MrT5ForConditionalGeneration(config)
 
     def dataset(self, context: int, count: int, seed: int) -> Dataset[Item]:
-        return _Numbered(Windows(self.shards, context, count, seed), seed)
+        return NumberedWindows(Windows(self.shards, context, count, seed), seed)
 
     def collate(self, items: Sequence[Item]) -> dict[str, Tensor]:
         documents = [as_bytes(item["ids"]) for item in items]
@@ -91,7 +91,7 @@ def _corruption(window: int) -> SpanCorruption:
     return SpanCorruption(window, DENSITY, min(20.0, max(3.0, window / 64)))
 
 
-class _Numbered(Dataset[Item]):
+class NumberedWindows(Dataset[Item]):
     """Windows of ids, each with the seed of what is drawn for the batch that it begins."""
 
     def __init__(self, windows: Windows, seed: int) -> None:
