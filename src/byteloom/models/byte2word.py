@@ -102,7 +102,7 @@ class Byte2WordConfig(PretrainedConfig):
 class Byte2WordPreTrainedModel(PreTrainedModel):
     """How Byte2Words begin: normal weights as BERT's, but in attention pooling scaled by width; the body as its own.
 
-    With BERT's 0.02 there, every word begins as the plain mean of its bytes, and small models stay near that.
+    With BERT's 0.02 there, every word would begin as the plain mean of its bytes.
     """
 
     config_class = Byte2WordConfig
