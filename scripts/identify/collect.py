@@ -334,7 +334,7 @@ def label_of(name: str, data: bytes) -> str | None:
     base = name.rpartition("/")[2]
     label = NAMES.get(base.partition(".")[0]) if base.partition(".")[0] in NAMES else None
     label = label or NAMES.get(base) or LABEL_OF.get(base.rpartition(".")[2].lower() if "." in base else "")
-    if label is None and (match := re.match(rb"#!\s*\S*?/(?:env\s+)?([a-z]+)", data[:80])):
+    if label is None and (match := re.match(rb"#!\s*(?:\S*/)?(?:env\s+)?([a-z]+)", data[:80])):
         label = SHEBANGS.get(match[1].decode())
     if label is None:
         return None

@@ -94,6 +94,23 @@ def test_signatures_are_believed(label, data):
     assert signed(data[:512]) == label
 
 
+@pytest.mark.parametrize(
+    "label, text",
+    [
+        ("python", b"#!/usr/bin/env python3\nprint(1)\n"),
+        ("shell", b"#!/bin/sh\nls\n"),
+        ("xml", b'<?xml version="1.0"?>\n<a/>\n'),
+        ("svg", b'<?xml version="1.0"?>\n<!-- x -->\n<svg width="2"/>\n'),
+        ("html", b"<!DOCTYPE html>\n<html></html>\n"),
+        ("json", b'{"a": [1, 2, {"b": null}]}'),
+        ("tex", b"% a comment\n\\documentclass{article}\n"),
+        ("php", b"<?php echo 1;\n"),
+    ],
+)
+def test_texts_that_say_what_they_are_are_believed(label, text):
+    assert (identify(text).label, identify(text).by) == (label, "signature")
+
+
 def test_executables_tell_their_architecture():
     found = identify(Path(sys.executable).resolve().read_bytes())
     assert found.group == "executable" and found.by == "signature"

@@ -233,7 +233,7 @@ Tell = Callable[[Sequence[bytes]], list[str]]
 
 
 def _tools() -> dict[str, Tell]:
-    tools: dict[str, Tell] = {"byteloom": lambda samples: [identify(sample).label for sample in samples]}
+    tools: dict[str, Tell] = {"byteloom": lambda samples: [identify(sample).alternatives[0][0] for sample in samples]}
     if find_spec("magika") is not None:
         tools["Magika"] = lambda samples: [_magika().identify_bytes(sample).output.label for sample in samples]
     if which("file"):
@@ -374,7 +374,7 @@ def _speed(pieces: Pieces, files: list[_Sample], plan: _Plan, tools: dict[str, T
 def _confusions(pieces: Pieces, count: int) -> list[Row]:
     """The labels that are told least well at 4 KiB, and what they are taken for."""
     samples = _fragments(pieces, 4096, count)
-    told = [identify(sample.data).label for sample in samples]
+    told = [identify(sample.data).alternatives[0][0] for sample in samples]
     by_label: dict[str, list[str]] = defaultdict(list)
     for sample, name in zip(samples, told, strict=True):
         by_label[sample.label].append(name)

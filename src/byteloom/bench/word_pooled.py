@@ -111,6 +111,8 @@ def run(scale: Scale, *, data: Path | None = None, progress: Progress | None = N
         f"{source}; windows of {plan.context} bytes, {plan.steps} steps of {plan.batch}, "
         + ", ".join(f"{each.name} {each.model.num_parameters() / 1e6:.2f} M" for each in learners)
         + " parameters. BLT has the words of the pooled model as patches.",
+        "The model of BPE is asked at ends of words, where its tokens rarely end, since they hold the blanks behind "
+        "words: without healing it fails there, whatever it knows.",
         "The published 300 % do not appear: there byte and subword models saw 192 units where the pooled one saw 192 "
         "words, had no position embeddings, and training windows overlapped with those judged.",
     ]
@@ -297,8 +299,8 @@ def _next_words(
         row["bits per byte with typos"] = _bits(learner, windows, plan.batch)
         rows.append(row)
     return {
-        f"next word right over {other}": Figure(right[POOLED, "true text"] / max(right[other, "true text"], 1e-9), "x")
-        for other in (BYTES, BPE_NAME)
+        f"next word right, points above {BYTES}, {name}": Figure(right[POOLED, name] - right[BYTES, name], "points")
+        for name in ("true text", "10 % typos")
     }
 
 

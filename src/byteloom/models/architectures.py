@@ -1,7 +1,7 @@
 """The architectures of byteloom, registered with the Auto classes of transformers by importing this module.
 
-    import byteloom.models.architectures
-    AutoModelForCausalLM.from_pretrained("my-word-pooled-model")
+import byteloom.models.architectures
+AutoModelForCausalLM.from_pretrained("my-word-pooled-model")
 """
 
 from byteloom.models.byte2word import (

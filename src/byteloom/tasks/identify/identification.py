@@ -9,6 +9,7 @@ dumps: everything but signatures works from the middle of anything. Cost: a few 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -22,7 +23,7 @@ from byteloom.entropy import entropy
 from byteloom.errors import InvalidInputError
 from byteloom.tasks.identify.labels import GROUP_OF, TEXTUAL
 from byteloom.tasks.identify.network import WINDOW, joined, parts_of, shipped_network
-from byteloom.tasks.identify.signatures import HEAD, executable, signed
+from byteloom.tasks.identify.signatures import HEAD, declared, executable, signed
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -34,6 +35,7 @@ CHANGE = 0.02  # probability that a window begins something else than the one be
 FILLED = 0.98  # share of one byte value from which a window is filling
 BATCH = 16 << 20  # bytes that a map looks at together
 SMALLEST_WINDOW = 256
+JSON_LIMIT = 4 << 20  # bytes of a text that is parsed to find out whether it is JSON
 
 
 class Classifier(Protocol):
@@ -98,6 +100,8 @@ def identify(data: Buffer, classifier: Classifier | None = None) -> Identificati
             return Identification("zeros", "program data", 1.0, (("zeros", 1.0),), "content", len(view))
     asked = classifier or shipped_network()
     is_text = classifier is None and recognise(view) == "text"
+    if is_text and (label := declared(bytes(view[: 4 * HEAD])) or _json(view)) is not None:
+        return _signed(label, len(view))
     starts, sizes = parts_of(len(view), WINDOW)
     if len(starts) > LOOKS:
         chosen = np.unique(np.linspace(0, len(starts) - 1, LOOKS).astype(int))
@@ -175,6 +179,18 @@ def _named(
         label = group
         chance = groups.get(group, chance)
     return Identification(label, group, chance, alternatives, "content", size)
+
+
+def _json(view: memoryview) -> str | None:
+    """ "json" when all of a text is one JSON object or array."""
+    head = bytes(view[:HEAD]).lstrip()
+    if len(view) > JSON_LIMIT or head[:1] not in (b"{", b"["):
+        return None
+    try:
+        json.loads(bytes(view))
+    except (ValueError, RecursionError):
+        return None
+    return "json"
 
 
 def _filling(window: memoryview) -> float:

@@ -34,8 +34,18 @@ OTHER = ("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e37
 
 
 def colour_of(group: str, label: str, number: int = 0) -> str:
-    """The colour of a label; groups that byteloom does not know take turns, by `number`."""
-    return COLOURS.get(label) or COLOURS.get(group) or OTHER[number % len(OTHER)]
+    """The colour of a label: that of its group, in one of four shades.
+
+    Groups that byteloom does not know take turns, by `number`.
+    """
+    if label in COLOURS and label not in GROUPS:
+        return COLOURS[label]
+    if group not in COLOURS:
+        return OTHER[number % len(OTHER)]
+    labels = GROUPS.get(group, ())
+    white = 0.2 * (labels.index(label) % 4) if label in labels else 0.0
+    parts = (int(COLOURS[group][at : at + 2], 16) for at in (1, 3, 5))
+    return "#" + "".join(f"{round(part + white * (255 - part)):02x}" for part in parts)
 
 
 def draw_map(spans: Sequence[Span], path: StrPath, title: str = "") -> None:

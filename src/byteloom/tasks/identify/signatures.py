@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from byteloom.corpus import FileInfo, describe
 
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -45,6 +47,27 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xfe\xff", "utf-16 text"),
 )
 HEAD = 512  # bytes that `signed` looks at
+_INTERPRETERS = {
+    **dict.fromkeys(("sh", "bash", "dash", "ksh", "zsh"), "shell"),
+    **dict.fromkeys(("python", "pypy"), "python"),
+    **dict.fromkeys(("tclsh", "wish"), "tcl"),
+    **{name: name for name in ("perl", "php", "ruby", "lua")},
+    "node": "javascript",
+    "make": "makefile",
+    "runhaskell": "haskell",
+    "ocaml": "ocaml",
+    "guile": "lisp",
+}
+_DECLARATIONS = {
+    "svg": rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE svg[^>]*>\s*)*<svg\b",
+    "html": rb"(?i)(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*(?:<!doctype\s+html|<html\b)",
+    "xml": rb"<\?xml\b",
+    "php": rb"<\?php\b",
+    "po": rb"(?:#[^\n]*\n)*msgid\b",
+    "xpm": rb"/\* XPM \*/",
+    "tex": rb"(?:%[^\n]*\n\s*)*\\(?:documentclass|documentstyle|NeedsTeXFormat|ProvidesPackage)\b",
+    "cmake": rb"(?i)(?:#[^\n]*\n\s*)*cmake_minimum_required\s*\(",
+}
 
 
 def signed(head: bytes) -> str | None:
@@ -73,6 +96,21 @@ def signed(head: bytes) -> str | None:
     if "bzip2" in found and head[4:10] not in (b"1AY&SY", b"\x17rE8P\x90"):
         found.remove("bzip2")
     return found[0] if found else None
+
+
+def declared(head: bytes) -> str | None:
+    """What a text says of itself at its beginning: an interpreter, a declaration, or None.
+
+    >>> declared(b"#!/usr/bin/env python3\n")
+    'python'
+    """
+    if match := re.match(rb"#!\s*(?:\S*/)?(?:env\s+(?:-\S+\s+)*)?([a-z]+)", head):
+        return _INTERPRETERS.get(match[1].decode())
+    start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    for label, pattern in _DECLARATIONS.items():
+        if re.match(pattern, start):
+            return label
+    return None
 
 
 def executable(data: bytes | memoryview) -> FileInfo | None:
