@@ -100,9 +100,9 @@ class Byte2WordConfig(PretrainedConfig):
 
 
 class Byte2WordPreTrainedModel(PreTrainedModel):
-    """How Byte2Words begin: normal weights, scaled by width, and queries that tell bytes apart; the body as its own.
+    """How Byte2Words begin: normal weights as BERT's, but in attention pooling scaled by width; the body as its own.
 
-    With BERT's 0.02 for all of it every word begins as the plain mean of its bytes, and small models stay near that.
+    With BERT's 0.02 there, every word would begin as the plain mean of its bytes.
     """
 
     config_class = Byte2WordConfig
@@ -112,12 +112,13 @@ class Byte2WordPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
+        std = self.config.initializer_range
         if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=module.in_features**-0.5)
+            nn.init.normal_(module.weight, std=std)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            nn.init.normal_(module.weight, std=std)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             if module.bias is not None:
@@ -126,6 +127,9 @@ class Byte2WordPreTrainedModel(PreTrainedModel):
             module._reset_parameters()
         elif isinstance(query := getattr(module, "query", None), nn.Parameter):  # of attention pooling
             nn.init.normal_(query)
+            for layer in module.children():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
 
 
 class Byte2WordModel(Byte2WordPreTrainedModel):
