@@ -113,3 +113,39 @@ def test_no_path_and_no_such_path(tmp_path):
     assert run("-o", tmp_path / "run").exit_code == 2
     with pytest.raises(FileError, match="does not exist"):
         run(tmp_path / "nothing", "-o", tmp_path / "run")
+
+
+def test_a_classifier_ends_with_a_table_of_labels(tmp_path):
+    random = np.random.default_rng(0)
+    for label, low in (("low", 0), ("high", 128)):
+        (tmp_path / "files" / label).mkdir(parents=True)
+        for number in range(12):
+            data = random.integers(low, low + 128, 100, dtype=np.uint8).tobytes()
+            (tmp_path / "files" / label / str(number)).write_bytes(data)
+    result = run(tmp_path / "files", "-o", tmp_path / "run", "--task", "classify", *TINY, "--precision", "fp32")
+    assert result.exit_code == 0, result.output
+    for words in ("Told right", "high", "low", "held-out files told right", "byteloom identify --model"):
+        assert words in result.stdout
+    facts = json.loads((tmp_path / "run" / "fit.json").read_text())
+    assert facts["task"] == "classify" and facts["window"] == 16
+    identified = CliRunner().invoke(
+        app,
+        ["identify", "--model", str(tmp_path / "run"), str(tmp_path / "files" / "low" / "0")],
+        catch_exceptions=False,
+    )
+    assert "low" in identified.stdout or "high" in identified.stdout
+    with pytest.raises(InvalidInputError, match="there is no report"):
+        CliRunner().invoke(app, ["report", str(tmp_path / "run")], catch_exceptions=False)
+
+
+def test_options_of_the_other_task_are_refused(files, tmp_path):
+    with pytest.raises(InvalidInputError, match="--formats belongs to --task language"):
+        run(files, "-o", tmp_path, "--task", "classify", "--formats", "elf")
+    with pytest.raises(InvalidInputError, match="--cut belongs to --task classify"):
+        run(files, "-o", tmp_path, "--cut", "head")
+    with pytest.raises(InvalidInputError, match="name one folder"):
+        run(files, files, "-o", tmp_path, "--task", "classify")
+    with pytest.raises(InvalidInputError, match="the model is one of"):
+        run(files, "-o", tmp_path, "--model", "forest")
+    with pytest.raises(InvalidInputError, match="a classifier is one of"):
+        run(files, "-o", tmp_path, "--task", "classify", "--model", "mrt5")
