@@ -128,11 +128,8 @@ def test_a_classifier_ends_with_a_table_of_labels(tmp_path):
         assert words in result.stdout
     facts = json.loads((tmp_path / "run" / "fit.json").read_text())
     assert facts["task"] == "classify" and facts["window"] == 16
-    identified = CliRunner().invoke(
-        app,
-        ["identify", "--model", str(tmp_path / "run"), str(tmp_path / "files" / "low" / "0")],
-        catch_exceptions=False,
-    )
+    arguments = ["identify", "--model", str(tmp_path / "run"), str(tmp_path / "files" / "low" / "0")]
+    identified = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "low" in identified.stdout or "high" in identified.stdout
     with pytest.raises(InvalidInputError, match="there is no report"):
         CliRunner().invoke(app, ["report", str(tmp_path / "run")], catch_exceptions=False)
