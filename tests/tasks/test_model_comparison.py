@@ -30,7 +30,7 @@ def test_models_at_equal_operations(documents, tmp_path, monkeypatch):
     assert list(found) == names
     assert [model.measure for model in found.values()] == [NEXT, NEXT, HIDDEN]
     operations = [model.operations for model in found.values()]
-    assert max(operations) < 1.3 * min(operations)
+    assert max(operations) < 2 * min(operations)  # of one or two steps
     for model in found.values():
         assert 0 < model.bits_per_byte < 14 and model.memory_bytes > 50 << 20
         assert model.read_bytes_per_s > 0 and model.training_bytes_per_s > 0

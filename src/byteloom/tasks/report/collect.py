@@ -137,12 +137,9 @@ def collect(folder: Path) -> Report:
     facts = read_json(folder / "fit.json")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise InvalidInputError(f"{folder}/fit.json is not of format {FORMAT}; run `byteloom fit` again")
-    kinds = {model.get("model", "llama") for model in facts.get("models", {}).values()} or {facts.get("task")}
-    if not kinds & {"llama", "word-pooled"}:
-        raise InvalidInputError(
-            f"{folder} holds a model of the kind {', '.join(map(str, kinds))}, of which there is no report; "
-            "fit.json has its figures"
-        )
+    kinds = {facts["task"]} if "task" in facts else {model.get("model") for model in facts["models"].values()}
+    if foreign := kinds & {"classify", "mrt5", "byte2word"}:
+        raise InvalidInputError(f"there is no report of {foreign.pop()}; {folder}/fit.json has its figures")
     tokenizer = load_tokenizer(folder)
     largest = _largest(folder, facts["tokenizer"]["family"], tokenizer)
     samples = read_samples(folder)
