@@ -69,7 +69,7 @@ _SMALL = {"d_model": 1472, "d_kv": 64, "num_heads": 6, "d_ff": 3584, "num_layers
 _TINY = {"d_model": 32, "d_kv": 8, "num_heads": 4, "d_ff": 64, "num_layers": 4, "num_decoder_layers": 1}
 _PLANS: dict[Scale, _Plan] = {
     "smoke": _Plan(_TINY, ((64, 1), (128, 1)), 4, 32, 64, 4, 3, 3, 8),
-    "cpu": _Plan(_SMALL, ((256, 3), (512, 2), (1024, 2), (2048, 1), (4096, 1)), 64, 96, 256, 32, 300, 100, 160),
+    "cpu": _Plan(_SMALL, ((256, 3), (512, 3), (1024, 2), (2048, 2)), 64, 96, 256, 32, 300, 100, 160),
 }
 
 
