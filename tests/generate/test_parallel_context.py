@@ -155,7 +155,7 @@ def test_drafts_and_beams_go_with_contexts(family):
     expected = answer(model, store, names, query, 40)
     drafter = SuffixCache()
     drafter.add(expected)
-    for method in (Speculation(drafter), Speculation(PromptLookup(), adaptive=False)):
+    for method in (Speculation(drafter, adaptive=False), Speculation(PromptLookup(), adaptive=False)):
         assert answer(model, store, names, query, 40, custom_generate=method) == expected
         assert method.statistics.forwards < 40
     with pytest.raises(InvalidInputError, match="Speculation"):
